@@ -1,3 +1,37 @@
 """selfserve: a self-managed serving system for machine-learned models in a public cloud."""
 
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
 __version__ = "0.1.0"
+
+_KERNELS = os.path.join("selfserve", "kernels")
+
+
+def _kernel_cache() -> str:
+    """Return a writable folder for compiled kernels, named after the package's sources.
+
+    numba notices an edit in a kernel's own file but not in a callee's, and a read-only install without a home
+    has nowhere to cache: a folder of one's own for each state of the sources cures both.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(cache, _KERNELS, digest.hexdigest()[:16])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return tempfile.mkdtemp(prefix="selfserve-")
+    return str(folder) if os.access(folder, os.W_OK) else tempfile.mkdtemp(prefix="selfserve-")
+
+
+# A folder of ours that a parent process left in the environment may belong to older sources.
+if _KERNELS in os.environ.get("NUMBA_CACHE_DIR", _KERNELS):
+    # numba reads the variable when it is first imported, which `--help` need not wait for.
+    os.environ["NUMBA_CACHE_DIR"] = _kernel_cache()
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
