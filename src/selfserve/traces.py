@@ -1,8 +1,8 @@
 """Request traces: the published ones by name, a user's own CSV, what describes them and how they are split in time.
 
-A trace is a count of requests for each second, from second 0, and for some the exact arrival times. The published files are
-never part of the project: :func:`fetch` downloads them by URL and SHA-256, or the folder named by ``SELFSERVE_TRACES`` holds
-them. ``traces/README.md`` gives origin, licence and what each loader does to the file.
+A trace is a count of requests for each second, from second 0, and for some the exact arrival times. The published
+files are never part of the project: :func:`fetch` downloads them by URL and SHA-256, or the folder named by
+``SELFSERVE_TRACES`` holds them. ``traces/README.md`` gives origin, licence and what each loader does to the file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,6 @@ MAX_SECONDS = 10_000_000
 """Longest trace, about 116 days."""
 FOLDER_VARIABLE = "SELFSERVE_TRACES"
 
-_INFERALL = "https://raw.githubusercontent.com/veerkumar/InferAll/5e3287b92cfa1efdbec44067b2bb73c410ef7eeb/traces/"
-_VIDUR = "https://raw.githubusercontent.com/microsoft/vidur/7d47513363ec447a741ac5e47241580b47724fbf/data/processed_traces/"
-
 
 @dataclass(frozen=True)
 class Trace:
@@ -40,7 +37,7 @@ class Trace:
         name: what results call it.
         seconds: length in whole seconds.
         counts: int64 [seconds], requests in each second, always present.
-        times_ns: int64 sorted exact arrival times in nanoseconds from the trace's start, or None if only counts are known.
+        times_ns: int64 [n], sorted exact arrival times in nanoseconds from the trace's start; None if unknown.
         digest: SHA-256 of the content (counts and times), hexadecimal.
     """
 
@@ -51,19 +48,26 @@ class Trace:
     digest: str
 
 
+Reader = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
+"""Turns a file's content into counts per second and, if known, exact times."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """A published trace file: where it is, its checksum, how it is read, and the splits it may serve in.
+    """A published trace file: where it is, its SHA-256, how it is read, and the splits it serves in.
 
     ``use`` is ``split`` (50% train, 10% validate, 40% evaluate by time), ``train`` or ``evaluate`` (the whole of it).
     """
 
-    file: str
     url: str
     sha256: str
-    read: Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
+    read: Reader
     use: str
-    licence: str
+
+    @property
+    def file(self) -> str:
+        """Name of the file in the download folder."""
+        return self.url.rpartition("/")[2]
 
 
 def content_digest(*arrays: np.ndarray | None) -> str:
@@ -95,10 +99,14 @@ def _numbered_seconds(data: bytes) -> tuple[np.ndarray, None]:
 def _consecutive_rows(data: bytes) -> tuple[np.ndarray, None]:
     """Read ``second,_,_,requests`` where each row is the next second.
 
-    The file joins 23 hours, and the first second of an hour repeats the number of the hour before's last one: 22 numbers come
-    twice, with counts of full seconds. So rows count, not numbers.
+    The file joins 23 hours, and the first second of an hour repeats the number of the last one before it: 22 numbers
+    come twice, each with the count of a full second. So rows count, not numbers.
     """
     return pd.read_csv(io.BytesIO(data), header=None)[3].to_numpy(dtype=np.int64), None
+
+
+def _floats(data: bytes, header: int | None) -> np.ndarray:
+    return pd.read_csv(io.BytesIO(data), header=header, float_precision="round_trip").to_numpy(dtype=float)
 
 
 def _exact(times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,26 +116,31 @@ def _exact(times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _gaps(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Read inter-arrival times in seconds, one a line; the first is the first request's own time."""
-    return _exact(np.cumsum(pd.read_csv(io.BytesIO(data), header=None)[0].to_numpy(dtype=float)))
+    return _exact(np.cumsum(_floats(data, header=None)[:, 0]))
 
 
 def _arrived_at(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Read the ``arrived_at`` column, exact times in seconds."""
-    return _exact(pd.read_csv(io.BytesIO(data))["arrived_at"].to_numpy(dtype=float))
+    """Read the first column, ``arrived_at``, exact times in seconds."""
+    return _exact(_floats(data, header=0)[:, 0])
 
 
-SOURCES: dict[str, Source] = {
-    "WITS": Source("WITS.csv", _INFERALL + "WITS.csv",
-                   "509a39c6a93a0588e48d2dd01e62de284fe1bc8c4847744e4add38af103270eb", _numbered_seconds, "split", "MIT"),
-    "berkeley": Source("berkeley.csv", _INFERALL + "berkeley.csv",
-                       "79d73e2e4f9152391cf1913625f8811104cc25fc0c556b7e2baf2fa2a9922dba", _numbered_seconds, "split", "MIT"),
-    "twitter": Source("BATCH_tweet_workload.csv", _INFERALL + "BATCH_tweet_workload.csv",
-                      "4278a3383b77831d5d12e35aa1b4446c25edb704b63b9dba3bb5880a5b313448", _consecutive_rows, "split", "MIT"),
-    "twitter_hour": Source("TW_may25_7-8", _INFERALL + "TW_may25_1hr_traces/TW_may25_7-8",
-                           "1e05ae3870fd75e5a2e2ebc4d179ea7cdf83bad0261c2ffac22ea4e3357b40e8", _gaps, "train", "MIT"),
-    "azure_code": Source("splitwise_code.csv", _VIDUR + "splitwise_code.csv",
-                         "f266b907d109d471c61283ab69771c17ad79a18b33ff6e96aa546346f52767a6", _arrived_at, "evaluate", "CC-BY-4.0"),
+_INFERALL = "https://raw.githubusercontent.com/veerkumar/InferAll/5e3287b92cfa1efdbec44067b2bb73c410ef7eeb/traces"
+_VIDUR = "https://raw.githubusercontent.com/microsoft/vidur/7d47513363ec447a741ac5e47241580b47724fbf/data"
+_ROWS: list[tuple[str, str, Reader, str]] = [
+    ("WITS", f"{_INFERALL}/WITS.csv", _numbered_seconds, "split"),
+    ("berkeley", f"{_INFERALL}/berkeley.csv", _numbered_seconds, "split"),
+    ("twitter", f"{_INFERALL}/BATCH_tweet_workload.csv", _consecutive_rows, "split"),
+    ("twitter_hour", f"{_INFERALL}/TW_may25_1hr_traces/TW_may25_7-8", _gaps, "train"),
+    ("azure_code", f"{_VIDUR}/processed_traces/splitwise_code.csv", _arrived_at, "evaluate"),
+]
+_SHA256 = {
+    "WITS": "509a39c6a93a0588e48d2dd01e62de284fe1bc8c4847744e4add38af103270eb",
+    "berkeley": "79d73e2e4f9152391cf1913625f8811104cc25fc0c556b7e2baf2fa2a9922dba",
+    "twitter": "4278a3383b77831d5d12e35aa1b4446c25edb704b63b9dba3bb5880a5b313448",
+    "twitter_hour": "1e05ae3870fd75e5a2e2ebc4d179ea7cdf83bad0261c2ffac22ea4e3357b40e8",
+    "azure_code": "f266b907d109d471c61283ab69771c17ad79a18b33ff6e96aa546346f52767a6",
 }
+SOURCES = {name: Source(url, _SHA256[name], read, use) for name, url, read, use in _ROWS}
 """The published traces by name (facts in ``traces/README.md``)."""
 
 
@@ -149,8 +162,8 @@ def trace_file(name: str) -> Path:
 def fetch(progress: bool = False) -> dict[str, Path]:
     """Download every published trace that is not there yet, verify all checksums, return the files by name.
 
-    Files go to the folder named by ``SELFSERVE_TRACES``, else to the user's cache folder. A file that is there with the right
-    checksum is kept, without any network.
+    Files go to the folder named by ``SELFSERVE_TRACES``, else to the user's cache folder. A file that is there with the
+    right checksum is kept, without any network.
 
     Raises:
         InputError: a file could not be downloaded or its checksum is wrong.
@@ -161,8 +174,10 @@ def fetch(progress: bool = False) -> dict[str, Path]:
             found[name] = Path(store.fetch(source.file, progressbar=progress))
         except (OSError, ValueError) as error:  # requests' exceptions are OSErrors; a wrong checksum is a ValueError
             reason = str(error).splitlines()[0]
-            raise InputError(f"trace {name}: cannot get {source.url} ({type(error).__name__}: {reason}); check the network, or set "
-                             f"{FOLDER_VARIABLE} to a folder that holds {source.file}") from error
+            raise InputError(
+                f"trace {name}: cannot get {source.url} ({type(error).__name__}: {reason}); check the network, "
+                f"or set {FOLDER_VARIABLE} to a folder that holds {source.file}"
+            ) from error
     return found
 
 
@@ -174,21 +189,25 @@ def load_published(name: str) -> Trace:
     """
     path, source = trace_file(name), SOURCES[name]
     if not path.is_file():
-        raise InputError(f"trace {name}: {path} is not there; run `python -m selfserve traces fetch` to download it, or set "
-                         f"{FOLDER_VARIABLE} to the folder that holds {source.file} (or use its twin, {name}-twin)")
+        raise InputError(
+            f"trace {name}: {path} is not there; run `python -m selfserve traces fetch` to download it, or set "
+            f"{FOLDER_VARIABLE} to the folder that holds {source.file} (or use its twin, {name}-twin)"
+        )
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != source.sha256:
-        raise InputError(f"trace {name}: {path} has SHA-256 {digest[:12]}.. but the published file has {source.sha256[:12]}..; "
-                         "delete it and run `python -m selfserve traces fetch`")
+        raise InputError(
+            f"trace {name}: {path} has SHA-256 {digest[:12]}.. but the published file has {source.sha256[:12]}..; "
+            "delete it and run `python -m selfserve traces fetch`"
+        )
     return make_trace(name, *source.read(data))
 
 
 def load_csv(path: Path) -> Trace:
     """Read a user's CSV: header ``second,requests`` (a count per second) or ``arrival_s`` (exact times).
 
-    Times count in seconds from 0, where the trace starts. Seconds must increase; one that is missing had no request. Exact
-    times must not decrease. A published file is recognised by its checksum whatever it is called.
+    Times count in seconds from 0, where the trace starts. Seconds must increase; one that is missing had no request.
+    Exact times must not decrease. A published file is recognised by its checksum whatever it is called.
 
     Raises:
         InputError: anything else, naming file, line, column and value and what would be right.
@@ -196,7 +215,7 @@ def load_csv(path: Path) -> Trace:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a trace name or a readable CSV file") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); right is a trace name or a CSV file") from error
     for name, source in SOURCES.items():
         if len(data) > 1000 and hashlib.sha256(data).hexdigest() == source.sha256:
             return make_trace(name, *source.read(data))
@@ -205,26 +224,37 @@ def load_csv(path: Path) -> Trace:
         if "\0" in text:
             raise UnicodeError
     except UnicodeError:
-        raise InputError(f"{path}: not a text file; a trace is a CSV with header `second,requests` or `arrival_s`") from None
+        raise InputError(
+            f"{path}: not a text file; right is a CSV with header `second,requests` or `arrival_s`"
+        ) from None
     header, _, body = text.partition("\n")
     columns = [c.strip() for c in header.split(",")]
     if columns not in (["second", "requests"], ["arrival_s"]):
-        raise InputError(f"{path}, line 1: header {header.strip()[:60]!r}; right is `second,requests` (a count per second) or "
-                         "`arrival_s` (exact times in seconds)")
+        raise InputError(
+            f"{path}, line 1: header {header.strip()[:60]!r}; right is `second,requests` (a count per second) or "
+            "`arrival_s` (exact times in seconds)"
+        )
     if not body.strip():
         raise InputError(f"{path}: empty trace, no row after the header; at least one row is needed")
     values = _numbers(path, columns, body)
     if columns == ["arrival_s"]:
         times = values[:, 0]
-        _check(path, "arrival_s", times, (times < 0) | (times >= MAX_SECONDS), f"a time in [0, {MAX_SECONDS}) seconds from the start")
+        right = f"a time from the trace's start, at least 0 and below {MAX_SECONDS} seconds"
+        _check(path, "arrival_s", times, (times < 0) | (times >= MAX_SECONDS), right)
         _check(path, "arrival_s", times, np.diff(times, prepend=0.0) < 0, "times that do not decrease; sort the file")
-        return make_trace(path.stem, *_exact(times))
+        counts, times_ns = _exact(times)
+        crowded = counts[times_ns // NS] > MAX_REQUESTS_PER_SECOND
+        _check(path, "arrival_s", times, crowded, f"at most {MAX_REQUESTS_PER_SECOND} arrivals in one second")
+        return make_trace(path.stem, counts, times_ns)
     seconds, requests = values.T
-    _check(path, "second", seconds, (seconds < 0) | (seconds >= MAX_SECONDS) | (seconds % 1 != 0),
-           f"a whole number from 0 to {MAX_SECONDS - 1}, counted from the trace's start")
-    _check(path, "second", seconds, np.diff(seconds, prepend=-1.0) <= 0, "seconds that increase; sort the file and join repeated seconds")
-    _check(path, "requests", requests, (requests < 0) | (requests > MAX_REQUESTS_PER_SECOND) | (requests % 1 != 0),
-           f"a whole number of requests from 0 to {MAX_REQUESTS_PER_SECOND} (the limit of one second)")
+    right = f"a whole number from 0 to {MAX_SECONDS - 1}, counted from the trace's start"
+    _check(path, "second", seconds, (seconds < 0) | (seconds >= MAX_SECONDS) | (seconds % 1 != 0), right)
+    right = "seconds that increase; sort the file and join repeated seconds"
+    _check(path, "second", seconds, np.diff(seconds, prepend=-1.0) <= 0, right)
+    right = f"a whole number of requests from 0 to {MAX_REQUESTS_PER_SECOND} (the limit of one second)"
+    _check(
+        path, "requests", requests, (requests < 0) | (requests > MAX_REQUESTS_PER_SECOND) | (requests % 1 != 0), right
+    )
     counts = np.zeros(int(seconds[-1]) + 1, dtype=np.int64)
     counts[seconds.astype(np.int64)] = requests.astype(np.int64)
     return make_trace(path.stem, counts)
@@ -233,8 +263,15 @@ def load_csv(path: Path) -> Trace:
 def _numbers(path: Path, columns: list[str], body: str) -> np.ndarray:
     """Return the finite numbers of a CSV's rows, float64 [rows, columns]; the first data row is line 2."""
     try:
-        table = pd.read_csv(io.StringIO(body), header=None, dtype=np.float64, skip_blank_lines=False, quoting=3,
-                            float_precision="round_trip", keep_default_na=False).to_numpy()
+        table = pd.read_csv(
+            io.StringIO(body),
+            header=None,
+            dtype=np.float64,
+            skip_blank_lines=False,
+            quoting=3,
+            float_precision="round_trip",
+            keep_default_na=False,
+        ).to_numpy()
         if table.shape[1] == len(columns) and np.isfinite(table).all():
             return table
     except ValueError:
@@ -242,8 +279,9 @@ def _numbers(path: Path, columns: list[str], body: str) -> np.ndarray:
     for number, line in enumerate(body.split("\n"), start=2):
         cells = line.split(",")
         if len(cells) != len(columns):
-            raise InputError(f"{path}, line {number}: {len(cells)} values in {line.strip()[:60]!r}; right are {len(columns)} "
-                             f"({','.join(columns)})")
+            raise InputError(
+                f"{path}, line {number}: {len(cells)} values in {line.strip()[:60]!r}; right is {','.join(columns)}"
+            )
         for column, cell in zip(columns, cells, strict=True):
             try:
                 bad = not math.isfinite(float(cell))
@@ -263,10 +301,10 @@ def _check(path: Path, column: str, values: np.ndarray, bad: np.ndarray, right: 
 
 
 def split_ranges(trace: Trace) -> dict[str, tuple[int, int]]:
-    """Return the seconds ``[a, b)`` of ``train``, ``validate`` and ``evaluate``: the first 50%, the next 10%, the last 40%.
+    """Return the seconds ``[a, b)`` of ``train`` (the first 50%), ``validate`` (10%) and ``evaluate`` (the last 40%).
 
-    ``twitter_hour`` is an hour of ``twitter``'s training half and so wholly for training; ``azure_code`` is never trained on
-    and so wholly for evaluation; their twins alike.
+    ``twitter_hour`` is an hour of ``twitter``'s training half and so wholly for training; ``azure_code`` is never
+    trained on and so wholly for evaluation; their twins alike.
     """
     source = SOURCES.get(trace.name.removesuffix("-twin"))
     use, n = source.use if source else "split", trace.seconds
@@ -281,7 +319,7 @@ def burstiness(counts: np.ndarray) -> float:
 
 
 def dispersion(counts: np.ndarray, width_s: int = 1) -> float:
-    """Return variance over mean of the requests in whole windows of ``width_s`` seconds (1 for Poisson; NaN if none)."""
+    """Return variance over mean of the requests in windows of ``width_s`` seconds (1 for Poisson; NaN if none)."""
     windows = counts[: len(counts) // width_s * width_s].reshape(-1, width_s).sum(axis=1)
     return float(windows.var() / windows.mean()) if len(windows) and windows.any() else math.nan
 
@@ -295,7 +333,7 @@ def autocorrelation(counts: np.ndarray, lag_s: int) -> float:
 
 
 def day_shape(counts: np.ndarray) -> np.ndarray:
-    """Return mean requests/s of each hour of the day counted from the trace's start, float64 [24], NaN where it has no second."""
+    """Return mean requests/s of each hour of the day counted from the start, float64 [24], NaN if never reached."""
     hour = np.arange(len(counts)) // 3600 % 24
     seconds = np.bincount(hour, minlength=24)
     total = np.bincount(hour, weights=counts, minlength=24)
@@ -303,7 +341,10 @@ def day_shape(counts: np.ndarray) -> np.ndarray:
 
 
 def describe(trace: Trace) -> dict[str, object]:
-    """Return a trace's statistics: rates in requests/s, lags in seconds, ``day_shape`` as 24 hourly means (NaN where none)."""
+    """Return a trace's statistics: rates in requests/s, lags in seconds, ``day_shape`` as 24 hourly means.
+
+    What is undefined (a ratio to a median of zero, an hour never reached) is NaN.
+    """
     counts = trace.counts
     mean, median, peak = float(counts.mean()), float(np.median(counts)), int(counts.max(initial=0))
     return {

@@ -1,6 +1,6 @@
 """A workload: a window of a trace, scaled to a scenario, with the shares of its request classes over time.
 
-Whatever is random here is keyed by (seed, absolute block of the trace), so that windows that overlap agree on their counts.
+Whatever is random here is keyed by (seed, absolute block of the trace), so that overlapping windows agree.
 """
 
 from __future__ import annotations
@@ -28,7 +28,17 @@ from selfserve.traces import (
 )
 from selfserve.twins import load_twin, twin_names
 
-__all__ = ["Trace", "Workload", "describe", "fetch", "load_trace", "make_workload", "mean_work", "split_ranges", "trace_names"]
+__all__ = [
+    "Trace",
+    "Workload",
+    "describe",
+    "fetch",
+    "load_trace",
+    "make_workload",
+    "mean_work",
+    "split_ranges",
+    "trace_names",
+]
 
 BLOCK_S = 3600
 """Seconds of a trace that share one random stream."""
@@ -45,8 +55,8 @@ class Workload:
         seconds: its length.
         counts: int64 [seconds], scaled requests of each second.
         times_ns: int64 [n] sorted exact times from the window's start, nanoseconds, or None.
-        thresholds: int64 [minutes, K], cumulative class shares in units of 1/65536 (the last column is 65536); one row a
-            minute of the window, the last row goes on (physics rule 3.3).
+        thresholds: int64 [minutes, K], cumulative class shares in units of 1/65536 (the last column is 65536); one row
+            a minute of the window, the last row goes on (physics rule 3.3).
         history: int64 [start_s], scaled requests of each second before the window.
         rate_scale: the factor applied to the trace.
         digest: SHA-256 of all of this.
@@ -72,7 +82,7 @@ def load_trace(name_or_path: str) -> Trace:
     """Load a trace by name (:func:`trace_names`) or from a CSV file (:func:`selfserve.traces.load_csv`).
 
     Raises:
-        InputError: no such trace or file, or a file that cannot be used (which line, column and value, and what is right).
+        InputError: no such trace or file, or a file that cannot be used (line, column and value, and what is right).
     """
     if name_or_path in SOURCES:
         return load_published(name_or_path)
@@ -80,16 +90,18 @@ def load_trace(name_or_path: str) -> Trace:
         return load_twin(name_or_path)
     path = Path(name_or_path)
     if not path.is_file():
-        raise InputError(f"trace {name_or_path!r}: neither a file nor a known trace; right is a CSV file or one of "
-                         f"{', '.join(trace_names())}")
+        raise InputError(
+            f"trace {name_or_path!r}: neither a file nor a known trace; right is a CSV file or one of "
+            f"{', '.join(trace_names())}"
+        )
     return load_csv(path)
 
 
 def cheapest_option(scenario: Scenario, wanted: RequestClass) -> tuple[Pool, int]:
     """Return the VM pool and model (index) that answer a class at the least dollars on a busy machine.
 
-    An option fits if the model meets the class's floor and its batch-1 service time is below the SLO. Pools on demand count,
-    or spot pools where a scenario has no other VMs.
+    An option fits if the model meets the class's floor and its batch-1 service time is below the SLO. Pools on demand
+    count, or spot pools where a scenario has no other VMs.
 
     Raises:
         InputError: no VM option fits.
@@ -97,14 +109,17 @@ def cheapest_option(scenario: Scenario, wanted: RequestClass) -> tuple[Pool, int
     market = "on_demand" if any(p.market == "on_demand" for p in scenario.pools) else "spot"
     options = [
         (pool.usd_per_hour / pool.slots * int(pool.service_ns[m, 1]), p, m)
-        for p, pool in enumerate(scenario.pools) if pool.market == market
+        for p, pool in enumerate(scenario.pools)
+        if pool.market == market
         for m in pool.models
         if scenario.models[m].accuracy_pct >= wanted.min_accuracy_pct and 0 < pool.service_ns[m, 1] < wanted.slo_s * NS
     ]
     if not options:
-        raise InputError(f"scenario {scenario.name}: class {wanted.name!r} (slo_s {wanted.slo_s:g}, min_accuracy_pct "
-                         f"{wanted.min_accuracy_pct:g}) fits no VM pool, so load_machines cannot scale the trace; add a model "
-                         "that fits, or give rate_scale instead")
+        raise InputError(
+            f"scenario {scenario.name}: class {wanted.name!r} (slo_s {wanted.slo_s:g}, min_accuracy_pct "
+            f"{wanted.min_accuracy_pct:g}) fits no model of a VM pool, so load_machines cannot scale the trace; "
+            "add a model that fits, or give rate_scale instead"
+        )
     _, p, m = min(options)
     return scenario.pools[p], m
 
@@ -123,7 +138,7 @@ def _rate_scale(trace: Trace, scenario: Scenario) -> float:
         return float(scenario.rate_scale or 0.0)
     mean = float(trace.counts.mean())
     if mean == 0.0:
-        raise InputError(f"trace {trace.name}: it has no request, so load_machines cannot scale it; give rate_scale instead")
+        raise InputError(f"trace {trace.name}: no request, so load_machines cannot scale it; give rate_scale instead")
     return scenario.load_machines / (mean * mean_work(scenario))
 
 
@@ -162,19 +177,21 @@ def _scale_times(times_ns: np.ndarray, factor: float, seed: int, seconds: int) -
 def _thresholds(scenario: Scenario, start_s: int, seconds: int, seed: int) -> np.ndarray:
     """Return cumulative class shares in 1/65536, int64 [minutes, K].
 
-    Under ``share_drift`` the window starts at the stated shares; from minute to minute the log weight of each class takes a
-    Gaussian step, such that the log odds of any two classes wander by ``share_drift`` per square root of an hour. The steps
-    are those of the trace's own minutes.
+    Under ``share_drift`` the window starts at the stated shares; from minute to minute the log weight of each class
+    takes a Gaussian step, such that the log odds of any two classes wander by ``share_drift`` per square root of an
+    hour. The steps belong to the trace's minutes, whatever the window.
     """
     shares = np.array([c.share for c in scenario.classes])
     weights = np.tile(shares, (1 if scenario.share_drift == 0 else ceil(seconds / 60), 1))
     if scenario.share_drift:
         first, k = start_s // 60, len(shares)
         per_block = BLOCK_S // 60
-        walk = np.concatenate([
-            _rng(seed, _DRIFT, block).standard_normal((per_block, k))
-            for block in range(first // per_block, (first + len(weights) - 1) // per_block + 1)
-        ])[first % per_block :][: len(weights)] * (scenario.share_drift / sqrt(2 * per_block))
+        walk = np.concatenate(
+            [
+                _rng(seed, _DRIFT, block).standard_normal((per_block, k))
+                for block in range(first // per_block, (first + len(weights) - 1) // per_block + 1)
+            ]
+        )[first % per_block :][: len(weights)] * (scenario.share_drift / sqrt(2 * per_block))
         walk[0] = 0.0
         weights *= np.exp(np.cumsum(walk, axis=0))
     cumulative = np.cumsum(weights, axis=1) / weights.sum(axis=1, keepdims=True)
@@ -183,12 +200,14 @@ def _thresholds(scenario: Scenario, start_s: int, seconds: int, seed: int) -> np
     return table
 
 
-def make_workload(trace: Trace, scenario: Scenario, start_s: int = 0, length_s: int | None = None, seed: int = 0) -> Workload:
+def make_workload(
+    trace: Trace, scenario: Scenario, start_s: int = 0, length_s: int | None = None, seed: int = 0
+) -> Workload:
     """Scale a trace to a scenario and cut a window from it.
 
-    ``load_machines`` rescales the whole trace until its mean offered work (:func:`mean_work`) keeps that many machines busy;
-    ``rate_scale`` is applied as given. Scaling down thins at random, scaling up replicates. A window longer than the rest of
-    the trace goes on without requests.
+    ``load_machines`` rescales the whole trace until its mean offered work (:func:`mean_work`) keeps that many machines
+    busy; ``rate_scale`` is applied as given. Scaling down thins at random, scaling up replicates. A window longer than
+    the rest of the trace goes on without requests.
 
     Args:
         trace: what to scale.
@@ -208,8 +227,10 @@ def make_workload(trace: Trace, scenario: Scenario, start_s: int = 0, length_s: 
     factor = _rate_scale(trace, scenario)
     end = min(start_s + seconds, trace.seconds)
     if factor * float(trace.counts[:end].max(initial=0)) > MAX_REQUESTS_PER_SECOND:
-        raise InputError(f"trace {trace.name} scaled by {factor:g} has over {MAX_REQUESTS_PER_SECOND} requests in a second, the "
-                         "limit; lower load_machines or rate_scale")
+        raise InputError(
+            f"trace {trace.name} scaled by {factor:g} has over {MAX_REQUESTS_PER_SECOND} requests in a second, "
+            "the limit; lower load_machines or rate_scale"
+        )
     times = None
     if trace.times_ns is None:
         scaled = _scale_counts(trace.counts[:end], factor, seed)
