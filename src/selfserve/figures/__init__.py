@@ -1,0 +1,1 @@
+"""Figures: each takes a tidy table and returns a matplotlib figure; nothing here computes results."""
