@@ -1,0 +1,398 @@
+"""The planner: the four parts that the founding paper asks of a self-managed serving system (WoSC'20, section 3).
+
+* :class:`LoadMonitor` (3.2.2) watches arrivals per class: rate, burstiness, forecast.
+* :class:`ModelSelector` (3.1) picks the models that answer a class, from accuracy and profiled latency.
+* :class:`ResourceSelector` (3.2.1) says which VM pool serves a class and how many machines a load needs.
+* :class:`FunctionConfigurator` (3.2.4) says where a class overflows: the least memory that meets its latency.
+
+:class:`Planner` wires them together for one run. Policies speak only to it and to the protocol; what they believe of
+service times comes from :meth:`Pool.service_s <selfserve.scenario.Pool.service_s>`, never from the simulator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import combinations
+from math import ceil, inf
+from typing import Literal
+
+import numpy as np
+
+from selfserve.errors import InputError
+from selfserve.protocol import Admit, Decision, Observation, Route, Step
+from selfserve.scenario import Scenario
+
+ModelChoice = Literal["cheapest", "naive", "most_accurate"]
+Overflow = Literal["never", "idle", "fits", "last_moment"]
+Mix = tuple[tuple[int, float], ...]
+"""Models that answer a class, each with its share of the class's requests (shares sum to 1)."""
+
+P99 = 2.33
+"""Standard deviations from the mean to the 99th percentile: a latency is met if the profile's p99 meets it."""
+MEAN_MARGIN_PCT = 0.1
+"""Points by which a mix of models aims above a mean-accuracy target. Routes are drawn per request, so the mean of n
+answers from two models d points apart has a standard error of at most d / (2 sqrt(n)): 0.1 points are three of them
+at 10 points and 23,000 answers a window, a few requests a second over an hour."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise :class:`InputError` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def peak_minute_rate(counts: np.ndarray) -> float:
+    """Return the mean requests/s of the busiest 60 consecutive seconds of ``counts`` [seconds] (0 if empty)."""
+    if len(counts) == 0:
+        return 0.0
+    width = min(60, len(counts))
+    sums = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+    return float((sums[width:] - sums[:-width]).max() / width)
+
+
+class LoadMonitor:
+    """Arrivals per class and second: what was seen last, over a window, how bursty it is and where it goes.
+
+    Args:
+        scenario: gives the classes and their shares, by which the history is split.
+        history: requests per second before the run, shape [seconds].
+        interval_s: length of the last interval before the run, seconds.
+        window_s: seconds remembered.
+    """
+
+    def __init__(self, scenario: Scenario, history: np.ndarray, interval_s: float, window_s: int = 3600) -> None:
+        shares = np.array([c.share for c in scenario.classes])
+        self._window = window_s
+        self._rows = np.zeros((2 * window_s, len(shares)))
+        past = np.asarray(history, dtype=float)[-window_s:]
+        self._end = len(past)
+        self._rows[: self._end] = past[:, None] * (shares / shares.sum())
+        self._second = 0
+        self._weights: dict[tuple[int, float], np.ndarray] = {}
+        self.last: np.ndarray = self.rate(max(1, ceil(interval_s)))
+        """[K] requests/s over the last interval (at time 0: of the history, zeros without one)."""
+
+    def observe(self, observation: Observation) -> None:
+        """Take in an interval (the empty observation at time 0 says nothing about load and is skipped)."""
+        if observation.time_s <= 0:
+            return
+        start_s = observation.time_s - observation.interval_s
+        for offset, counts in enumerate(observation.arrivals):
+            second = int(start_s + offset + 1e-6)
+            while self._second <= second:
+                self._append()
+            self._rows[self._end - (self._second - second)] += counts
+        self.last = observation.arrivals.sum(axis=0) / observation.interval_s
+
+    def _append(self) -> None:
+        if self._end == len(self._rows):
+            self._rows[: self._window] = self._rows[self._window :]
+            self._end = self._window
+        self._rows[self._end] = 0
+        self._end += 1
+        self._second += 1
+
+    def recent(self, window_s: int) -> np.ndarray:
+        """Return requests per second and class of the last ``window_s`` seconds, shape [<= window_s, K]."""
+        return self._rows[max(0, self._end - min(window_s, self._window)) : self._end]
+
+    def rate(self, window_s: int) -> np.ndarray:
+        """Return the mean requests/s per class over the last ``window_s`` seconds, shape [K]."""
+        rows = self.recent(window_s)
+        return rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
+
+    def trend(self, window_s: int, horizon_s: float) -> np.ndarray:
+        """Return the requests/s per class ``horizon_s`` ahead on a least-squares line over ``window_s``, shape [K]."""
+        rows = self.recent(window_s)
+        n = len(rows)
+        if n < 2:
+            return self.last
+        weights = self._weights.get((n, horizon_s))
+        if weights is None:
+            centred = np.arange(n) + 0.5 - n / 2
+            weights = 1 / n + (n / 2 + horizon_s) * centred / (centred @ centred)
+            self._weights = {(n, horizon_s): weights}
+        return np.maximum(weights @ rows, 0.0)
+
+    def peak_to_median(self, window_s: int = 3600) -> float:
+        """Return the busiest second over the median second of the window (``inf`` where the median is 0)."""
+        total = self.recent(window_s).sum(axis=1)
+        median = float(np.median(total)) if len(total) else 0.0
+        return float(total.max()) / median if median else inf
+
+    def burstiness(self, window_s: int = 3600) -> float:
+        """Return (peak - mean) / peak over the window's seconds: what the founding paper's figure 6 compares."""
+        total = self.recent(window_s).sum(axis=1)
+        peak = float(total.max()) if len(total) else 0.0
+        return 1 - float(total.mean()) / peak if peak else 0.0
+
+
+class ModelSelector:
+    """Which models answer a class on a pool.
+
+    ``cheapest``: the least work that meets the class's floor and latency; if the class also asks for a mean accuracy,
+    the cheapest static split between two models that bracket it (one alone where that is cheaper).
+    ``most_accurate``: the best model that meets the latency. ``naive``: constraint-unaware, every resident model takes
+    an equal share, as in the founding paper's characterisation where each request gets a random model (section 2.3).
+    """
+
+    def __init__(self, scenario: Scenario, choice: ModelChoice = "cheapest") -> None:
+        self.scenario = scenario
+        self.choice = choice
+        self._accuracy = scenario.accuracy_pct
+        self._tail = 1 + P99 * scenario.service.spread
+
+    def latency_s(self, pool: int, model: int) -> float:
+        """Return the believed p99 service time of one request, seconds (``inf`` where the model is not resident)."""
+        return self.scenario.pools[pool].service_s(model) * self._tail
+
+    def feasible(self, k: int, pool: int) -> tuple[int, ...]:
+        """Return the pool's models that meet class ``k``'s accuracy floor and, at p99, its SLO; cheapest first."""
+        wanted = self.scenario.classes[k]
+        fit = [
+            m
+            for m in self.scenario.pools[pool].models
+            if self._accuracy[m] >= wanted.min_accuracy_pct and self.latency_s(pool, m) <= wanted.slo_s
+        ]
+        return tuple(sorted(fit, key=lambda m: (self.scenario.pools[pool].service_s(m), -self._accuracy[m])))
+
+    def serves(self, k: int, pool: int) -> bool:
+        """Return whether the pool can meet every demand of class ``k``."""
+        mean = self.scenario.classes[k].mean_accuracy_pct
+        fit = self.feasible(k, pool)
+        return bool(fit) and (mean is None or max(self._accuracy[m] for m in fit) >= mean)
+
+    def mix(self, k: int, pool: int) -> Mix:
+        """Return the models that answer class ``k`` on ``pool`` and their shares.
+
+        Where nothing meets both demands accuracy goes first: the fastest model above the floor, else the most accurate.
+        """
+        models = self.scenario.pools[pool].models
+        if self.choice == "naive":
+            return tuple((m, 1 / len(models)) for m in models)
+        fit = self.feasible(k, pool) or self._best_effort(k, pool)
+        best = max(fit, key=lambda m: self._accuracy[m])
+        mean = self.scenario.classes[k].mean_accuracy_pct
+        if self.choice == "most_accurate":
+            return ((best, 1.0),)
+        if mean is None:
+            return ((fit[0], 1.0),)
+        return self._cheapest_mix(fit, pool, min(mean + MEAN_MARGIN_PCT, float(self._accuracy[best])))
+
+    def _best_effort(self, k: int, pool: int) -> tuple[int, ...]:
+        models = self.scenario.pools[pool].models
+        above = [m for m in models if self._accuracy[m] >= self.scenario.classes[k].min_accuracy_pct]
+        if above:
+            return (min(above, key=lambda m: self.latency_s(pool, m)),)
+        return (max(models, key=lambda m: self._accuracy[m]),)
+
+    def _cheapest_mix(self, fit: Sequence[int], pool: int, target_pct: float) -> Mix:
+        """Return the split of least work with mean accuracy ``target_pct``: two models at most (a linear program)."""
+        accuracy, service = self._accuracy, self.scenario.pools[pool].service_s
+        options: list[Mix] = [((m, 1.0),) for m in fit if accuracy[m] >= target_pct]
+        for a, b in combinations(sorted(fit, key=lambda m: accuracy[m]), 2):
+            if accuracy[a] < target_pct < accuracy[b]:
+                share = float((target_pct - accuracy[a]) / (accuracy[b] - accuracy[a]))
+                options.append(((a, 1 - share), (b, share)))
+        return min(options, key=lambda mix: sum(share * service(m) for m, share in mix))
+
+
+class FunctionConfigurator:
+    """Where a class overflows: the function pool of least memory, and so of least price, that meets the latency."""
+
+    def __init__(self, scenario: Scenario, selector: ModelSelector) -> None:
+        self.scenario = scenario
+        self.selector = selector
+        pools = scenario.pools
+        self.pools = sorted((p for p, pool in enumerate(pools) if pool.is_function), key=lambda p: pools[p].memory_mb)
+
+    def choose(self, k: int, model: int) -> tuple[int, int] | None:
+        """Return (pool, model) for class ``k``, which ``model`` answers on VMs; ``None`` if no function is in time.
+
+        The same model is kept where some memory runs it in time; else the cheapest that is at least as accurate, so
+        that a mean-accuracy target survives overflow; else the most accurate that fits.
+        """
+        accuracy = self.scenario.accuracy_pct
+        fitting = [(p, m) for p in self.pools for m in self.selector.feasible(k, p)]
+        same = [(p, m) for p, m in fitting if m == model]
+        if same:
+            return same[0]
+        better = [(p, m) for p, m in fitting if accuracy[m] >= accuracy[model]]
+        if better:
+            return min(better, key=lambda option: self.cost_usd(*option))
+        return max(fitting, key=lambda option: (accuracy[option[1]], -self.cost_usd(*option))) if fitting else None
+
+    def cost_usd(self, pool: int, model: int) -> float:
+        """Return what one warm invocation is believed to cost, dollars."""
+        spec = self.scenario.pools[pool]
+        return spec.usd_per_busy_hour * spec.service_s(model) / 3600 + spec.usd_per_request
+
+
+class ResourceSelector:
+    """Which VM pool serves each class, and how many machines a load needs there.
+
+    All classes share one pool where some pool serves them all (the one of least price per request, ties to the
+    smaller machine, so that machines stay busy); otherwise each class has the cheapest pool that serves it.
+
+    Args:
+        scenario: the pools.
+        selector: the models per class and pool.
+        market: market of the pools to choose from.
+        pool: name of the one pool to use instead.
+
+    Raises:
+        InputError: there is no such pool.
+    """
+
+    def __init__(
+        self, scenario: Scenario, selector: ModelSelector, market: str = "on_demand", pool: str | None = None
+    ) -> None:
+        self.scenario = scenario
+        names = [p.name for p in scenario.pools]
+        if pool is not None:
+            known = [p.name for p in scenario.pools if not p.is_function]
+            require(pool in known, f"policy: pool={pool}: scenario {scenario.name} has the VM pools {', '.join(known)}")
+            candidates = [names.index(pool)]
+        else:
+            candidates = [i for i, p in enumerate(scenario.pools) if p.market == market]
+            what = f"scenario {scenario.name} has no {market} VM pool (pools: {', '.join(names)})"
+            require(bool(candidates), f"policy needs one: {what}")
+        self.selector = selector
+        self.pool_of = self._assign(candidates)
+        self.mixes: tuple[Mix, ...] = tuple(selector.mix(k, p) for k, p in enumerate(self.pool_of))
+        self.work_s = np.array([self._work_s(k, p) for k, p in enumerate(self.pool_of)])
+        """[K] slot-seconds that a request of a class is believed to take."""
+        self._machines_per_rate = np.zeros((len(names), len(self.pool_of)))
+        for k, p in enumerate(self.pool_of):
+            self._machines_per_rate[p, k] = self.work_s[k] / scenario.pools[p].slots
+
+    def _work_s(self, k: int, pool: int) -> float:
+        return sum(share * self.scenario.pools[pool].service_s(m) for m, share in self.selector.mix(k, pool))
+
+    def _cost(self, k: int, pool: int) -> float:
+        spec = self.scenario.pools[pool]
+        return self._work_s(k, pool) * spec.usd_per_hour / spec.slots
+
+    def _assign(self, candidates: Sequence[int]) -> tuple[int, ...]:
+        classes = range(len(self.scenario.classes))
+        share = [c.share for c in self.scenario.classes]
+        everything = [p for p in candidates if all(self.selector.serves(k, p) for k in classes)]
+        if everything:
+            mean = [sum(share[k] * self._cost(k, p) for k in classes) for p in everything]
+            return (self._cheapest(everything, mean),) * len(share)
+        able = [[p for p in candidates if self.selector.serves(k, p)] or list(candidates) for k in classes]
+        return tuple(self._cheapest(able[k], [self._cost(k, p) for p in able[k]]) for k in classes)
+
+    def _cheapest(self, pools: Sequence[int], costs: Sequence[float]) -> int:
+        least = min(costs)
+        ties = [p for p, cost in zip(pools, costs, strict=True) if cost <= least * (1 + 1e-9)]
+        return min(ties, key=lambda p: self.scenario.pools[p].usd_per_hour)
+
+    def load(self, rate: np.ndarray) -> np.ndarray:
+        """Return the machines that ``rate`` [K] (requests/s) keeps busy in each pool, shape [P], fractional."""
+        return self._machines_per_rate @ rate
+
+    def machines(self, rate: np.ndarray, headroom: float = 1.0) -> list[int]:
+        """Return the least whole machines per pool that carry ``headroom`` times ``rate`` [K], length P."""
+        # The small allowance keeps a load of exactly n machines at n in floating point.
+        loads = (self._machines_per_rate @ rate).tolist()
+        return [
+            min(ceil(load * headroom - 1e-9), pool.max_machines) if load > 0 else 0
+            for load, pool in zip(loads, self.scenario.pools, strict=True)
+        ]
+
+
+class Planner:
+    """The four parts wired together for one run.
+
+    Args:
+        scenario: what is served on what.
+        history: requests per second before the run, shape [seconds].
+        interval_s: the policy's interval.
+        models: how the model selector chooses.
+        pool: name of the VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        keep_s: seconds that a machine stays after the load last needed it. A busy machine is never given up.
+
+    Raises:
+        InputError: the scenario has no pool of the kind asked for.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        history: np.ndarray,
+        interval_s: float,
+        *,
+        models: ModelChoice = "cheapest",
+        pool: str | None = None,
+        keep_s: float = 0.0,
+    ) -> None:
+        self.scenario = scenario
+        self.monitor = LoadMonitor(scenario, history, interval_s)
+        self.models = ModelSelector(scenario, models)
+        self.resources = ResourceSelector(scenario, self.models, pool=pool)
+        self.functions = FunctionConfigurator(scenario, self.models)
+        self.boot_horizon_s = scenario.vm.pending_s + scenario.vm.boot_s
+        """Believed seconds from deciding on a machine to its first answer."""
+        self._keep_s = keep_s
+        self._needed: list[deque[tuple[float, int]]] = [deque() for _ in scenario.pools]
+
+    def routes(self, overflow: Sequence[Overflow]) -> tuple[tuple[Route, ...], ...]:
+        """Return the routes of every class: its models on its VM pool, then a function as ``overflow`` [K] says.
+
+        ``never``: VMs only. ``idle``: unless a slot is free. ``fits``: if it is predicted to miss its deadline on a VM,
+        on arrival or, overtaken by more urgent requests, at the last moment. ``last_moment``: only then. The last
+        moment is when the function's p99 still meets the deadline. A class that no function answers in time stays.
+
+        Raises:
+            InputError: overflow is asked for and the scenario has no function pool.
+        """
+        if any(rule != "never" for rule in overflow):
+            names = ", ".join(p.name for p in self.scenario.pools)
+            what = f"scenario {self.scenario.name} has no function pool to overflow to (pools: {names})"
+            require(bool(self.functions.pools), f"policy needs one: {what}")
+        return tuple(
+            tuple(Route(self._steps(k, model, rule), share) for model, share in self.resources.mixes[k] if share > 0)
+            for k, rule in enumerate(overflow)
+        )
+
+    def _steps(self, k: int, model: int, rule: Overflow) -> tuple[Step, ...]:
+        pool = self.resources.pool_of[k]
+        target = None if rule == "never" else self.functions.choose(k, model)
+        if target is None:
+            return (Step(pool, model),)
+        admit = {"idle": Admit.IF_IDLE, "fits": Admit.IF_FITS}.get(rule, Admit.ALWAYS)
+        return (Step(pool, model, admit, self.models.latency_s(*target)), Step(*target))
+
+    def keep(self, observation: Observation, needed: Sequence[int]) -> tuple[int, ...]:
+        """Return machine targets: what is needed now, or was within ``keep_s``; busy machines count as needed.
+
+        While anything waits in a pool one machine stays, so that no load is too thin to be answered.
+        """
+        targets = []
+        for p, pool in enumerate(self.scenario.pools):
+            now = needed[p]
+            if not pool.is_function:
+                if observation.interval_s > 0:
+                    busy = ceil(float(observation.busy_slot_s[p]) / (observation.interval_s * pool.slots) - 1e-6)
+                    now = max(now, min(busy, int(observation.ready[p])))
+                if now == 0 and observation.queued[p].any():
+                    now = 1
+            window = self._needed[p]
+            while window and window[-1][1] <= now:
+                window.pop()
+            window.append((observation.time_s, now))
+            while window[0][0] < observation.time_s - self._keep_s:
+                window.popleft()
+            targets.append(window[0][1])
+        return tuple(targets)
+
+    def decide(
+        self, observation: Observation, rate: np.ndarray, routes: tuple[tuple[Route, ...], ...], headroom: float = 1.0
+    ) -> Decision:
+        """Return the decision that keeps machines for ``headroom`` times ``rate`` [K] and routes as ``routes``."""
+        needed = self.resources.machines(rate, headroom)
+        targets = self.keep(observation, needed)
+        reason = f"{float(rate.sum()):.1f} requests/s need {sum(needed)} machines, {sum(targets)} kept"
+        return Decision(targets, routes, reason=reason)

@@ -1,0 +1,69 @@
+"""What the policies over the planner share: their common parameters and the run of one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import ClassVar
+
+import numpy as np
+
+from selfserve.planner import ModelChoice, Overflow, Planner, require
+from selfserve.protocol import Decision, Observation, Route
+from selfserve.scenario import Scenario
+
+
+@dataclass(kw_only=True, eq=False)
+class PlannerPolicy:
+    """A policy that says which load to be ready for and who may overflow; the planner does the rest.
+
+    Demand is read every second and a machine is given back after three idle minutes: the constants of Spock
+    (CLOUD'19, section V), whose authors wrote the founding paper (WoSC'20), which states none.
+
+    Args:
+        headroom: machines over what the load needs.
+        keep_s: seconds that an idle machine is kept (0: given back as soon as the load falls).
+        models: how the model of a class is chosen: cheapest that meets its demands, most_accurate, or naive.
+        pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        interval_s: seconds between decisions.
+    """
+
+    name: ClassVar[str]
+    headroom: float = 1.0
+    keep_s: float = 180.0
+    models: ModelChoice = "cheapest"
+    pool: str | None = None
+    interval_s: float = 1.0
+    planner: Planner = field(init=False, repr=False)
+    routes: tuple[tuple[Route, ...], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the parameters that all share."""
+        self.check(0 <= self.headroom < inf, "headroom", "0 or more")
+        self.check(self.keep_s >= 0, "keep_s", "0 or more")
+        self.check(0 < self.interval_s < inf, "interval_s", "above 0")
+
+    def check(self, condition: bool, parameter: str, wanted: str) -> None:
+        """Raise :class:`InputError` that names the policy and the parameter unless ``condition`` holds."""
+        require(condition, f"policy {self.name}: {parameter}={getattr(self, parameter)}: must be {wanted}")
+
+    def reset(self, scenario: Scenario, history: np.ndarray) -> None:
+        """Start a run; raises :class:`InputError` if the scenario lacks a pool that the policy needs."""
+        self.planner = Planner(
+            scenario, history, self.interval_s, models=self.models, pool=self.pool, keep_s=self.keep_s
+        )
+        self.routes = self.planner.routes(self.overflow_rules(scenario))
+
+    def decide(self, observation: Observation) -> Decision:
+        """Take in the last interval and ask for the machines that :meth:`rate` needs."""
+        self.planner.monitor.observe(observation)
+        return self.planner.decide(observation, self.rate(), self.routes, self.headroom)
+
+    def rate(self) -> np.ndarray:
+        """Return the load to be ready for, requests/s per class, shape [K]: here that of the last interval."""
+        return self.planner.monitor.last
+
+    def overflow_rules(self, scenario: Scenario) -> Sequence[Overflow]:
+        """Return when each class leaves for a function, length K: here never (VMs only)."""
+        return ["never"] * len(scenario.classes)

@@ -1,0 +1,62 @@
+"""A constant fleet: what is rented before autoscaling is considered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+import numpy as np
+
+from selfserve.planner import Planner, peak_minute_rate, require
+from selfserve.protocol import Decision, Observation
+from selfserve.scenario import Scenario
+
+
+@dataclass(kw_only=True, eq=False)
+class Static:
+    """A constant fleet of VMs, by default the least that carries the peak minute (static load, WoSC'20 section 3.2.1).
+
+    The default uses hindsight: whoever knows the trace passes its busiest minute as ``peak_rate``, an offline choice
+    that no running system could make, which flatters the policy. Without it the busiest minute of the history counts.
+
+    Args:
+        machines: size of the fleet, overriding the rule.
+        peak_rate: requests/s over the busiest minute of the trace to be served.
+        pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        interval_s: seconds between (equal) decisions.
+    """
+
+    name: ClassVar[str] = "static"
+    machines: int | None = None
+    peak_rate: float | None = None
+    pool: str | None = None
+    interval_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        text = f"policy {self.name}: "
+        require(self.machines is None or self.machines >= 0, text + f"machines={self.machines}: must be 0 or more")
+        known = self.peak_rate is None or 0 <= self.peak_rate < inf
+        require(known, text + f"peak_rate={self.peak_rate}: must be 0 or more")
+        require(0 < self.interval_s < inf, text + f"interval_s={self.interval_s}: must be above 0")
+
+    def reset(self, scenario: Scenario, history: np.ndarray) -> None:
+        """Choose the fleet once for the whole run."""
+        planner = Planner(scenario, history, self.interval_s, pool=self.pool)
+        if self.machines is not None:
+            home = max(range(len(scenario.pools)), key=planner.resources.pool_of.count)
+            fleet = [self.machines if p == home else 0 for p in range(len(scenario.pools))]
+        else:
+            wanted = "give machines=N or peak_rate=REQUESTS_PER_S"
+            known = self.peak_rate is not None or len(history) > 0
+            require(known, f"policy static: no history before the window to size the fleet from: {wanted}")
+            peak = peak_minute_rate(history) if self.peak_rate is None else self.peak_rate
+            shares = np.array([c.share for c in scenario.classes])
+            fleet = planner.resources.machines(peak * shares / shares.sum())
+        routes = planner.routes(["never"] * len(scenario.classes))
+        self._decision = Decision(tuple(fleet), routes, reason=f"constant fleet of {sum(fleet)} machines")
+
+    def decide(self, observation: Observation) -> Decision:
+        """Return the same decision every time."""
+        return self._decision
