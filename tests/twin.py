@@ -1,0 +1,487 @@
+"""An independent twin of the simulator: the physics page as plain SimPy, one event after the other.
+
+Written from ``PHYSICS.md`` alone, clear and slow; numbers in comments are the rules of that page. Where the page leaves
+something open, the twin's reading is marked with ``Reading:``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import simpy
+from twin_books import Books, Function, Machine, Service, TwinResult
+from twin_draws import BOOT, LIFE, REFUSAL, Request, arrivals, bits, draw, exponential, route_of, spread
+
+from selfserve.protocol import Admit, Decision, Step
+from selfserve.scenario import NS, Scenario, Storm, to_ns
+from selfserve.workload import Workload
+
+FINISH, READY, LOSS, DECISION, LEAVE, TIMEOUT, ARRIVAL = range(7)  # 1.2
+
+
+class Twin(Books):
+    """One run."""
+
+    def __init__(self, scenario: Scenario, workload: Workload, decisions: list[Decision], interval_s: float, seed: int):
+        super().__init__(scenario, arrivals(scenario, workload, seed), to_ns(interval_s))
+        self.decisions, self.decision, self.seed = decisions, decisions[0], seed
+        self.end, self.warmup = int(workload.seconds) * NS, to_ns(scenario.warmup_s)
+        self.env = simpy.Environment()
+        self.key = (0, FINISH)
+        self.ordinals = [0] * len(scenario.pools)
+        self.armed: set[tuple[int, ...]] = set()
+
+    # -------------------------------------------------------------------------------------------- 1 time and order
+    @property
+    def now(self) -> int:
+        return int(self.env.now)
+
+    def at(self, time: int, rank: int, pool: int, sub: tuple[int, ...], action: Callable[[], Iterable[int]]) -> None:
+        """Let an event of a pool happen at key (time, rank); ``action`` returns the pools it was an event of.
+
+        Ties of (key, pool) go by ``sub``. An event in the past comes before all others (1.3).
+        """
+        past = (time, rank) < self.key
+        event = simpy.Event(self.env)
+        event._ok, event._value = True, None
+        assert event.callbacks is not None
+        event.callbacks.append(lambda _: self.happen((time, rank), action))
+        priority = (0, time, rank, pool, sub) if past else (1, rank, pool, sub)
+        self.env.schedule(event, priority, max(0, time - self.now))  # type: ignore[arg-type]
+
+    def happen(self, key: tuple[int, int], action: Callable[[], Iterable[int]]) -> None:
+        """One event, then the dispatch of its pools (1.4), then look what may come next."""
+        self.key = max(self.key, key)
+        for pool in action():
+            self.dispatch(pool)
+        self.arm()
+
+    def arm(self) -> None:
+        """Set an alarm for every head that may leave or time out and for every function's next token."""
+        for p in range(len(self.queues)):
+            for head in self.heads(p):
+                leave = self.leave_time(head)
+                if leave is not None:
+                    self.alarm(leave, LEAVE, p, head.klass, head.id)
+                timeout = head.arrival + self.batch_wait(p)
+                if (timeout, TIMEOUT) > self.key:
+                    self.alarm(timeout, TIMEOUT, p, head.klass, head.id)
+            for m, function in enumerate(self.functions[p]):
+                if (self.token_time(p, function), TIMEOUT) > self.key:
+                    self.alarm(self.token_time(p, function), TIMEOUT, p, m, -1)
+
+    def alarm(self, time: int, rank: int, pool: int, index: int, ident: int) -> None:
+        name = (time, rank, pool, index, ident)
+        if name in self.armed:
+            return
+        self.armed.add(name)
+
+        def action() -> Iterable[int]:
+            self.armed.discard(name)
+            if ident < 0:
+                return [pool] if self.token_time(pool, self.functions[pool][index]) == time else []
+            head = next((r for r in self.heads(pool) if r.id == ident), None)
+            if head is None:
+                return []
+            if rank == LEAVE:
+                return self.leave(head) if self.leave_time(head) == time else []
+            return [pool] if head.arrival + self.batch_wait(pool) == time else []
+
+        self.at(time, rank, pool, (index, ident), action)
+
+    # ----------------------------------------------------------------------------------------------- the run (9.1)
+    def run(self) -> TwinResult:
+        starts = range(0, self.end, self.interval)
+        for i, time in enumerate(starts):
+            self.at(time, DECISION, -1, (), lambda i=i: self.decide(i))  # type: ignore[misc]
+        self.at(self.end, DECISION, -1, (), self.close)
+        for request in self.requests:
+            self.at(request.arrival, ARRIVAL, -1, (request.id,), lambda r=request: self.arrive(r))  # type: ignore[misc]
+        self.env.run()
+        for queue in self.queues:
+            for request in queue:
+                request.rejected = True
+                self.seen["rejected"] += 1
+        billed = [sum(self.billed(machine) for machine in row) for row in self.machines]
+        return self.result(np.array(billed, np.int64))
+
+    def close(self) -> Iterable[int]:
+        self.observe(self.now)
+        return []
+
+    def decide(self, i: int) -> Iterable[int]:
+        if i:
+            self.observe(self.now)
+        self.decision = self.decisions[min(i, len(self.decisions) - 1)]
+        for p, target in enumerate(self.decision.machines):
+            self.scale(p, target)
+        return range(len(self.queues))
+
+    def arrive(self, request: Request) -> Iterable[int]:
+        request.route = route_of(self.decision, request)
+        return [self.admit(request, 0)]
+
+    # -------------------------------------------------------------------------------------------------- 4 machines
+    def scale(self, p: int, target: int) -> None:
+        """Rules 4.1 to 4.3 and 8.3."""
+        pool = self.scenario.pools[p]
+        target = max(0, min(target, pool.max_machines))
+        counted = [machine for machine in self.machines[p] if machine.counts]
+        for _ in range(target - len(counted)):
+            self.launch(p)
+        surplus = max(0, len(counted) - target)
+        # Not yet ready, then idle, then busy; newest first.
+        counted.sort(key=lambda machine: (not machine.ready, machine.ready and not machine.busy, machine.ordinal))
+        for machine in counted[::-1][:surplus]:
+            self.seen["drain" if machine.busy else "release" if machine.ready else "cancelled boot"] += 1
+            self.release(machine)
+
+    def launch(self, p: int) -> None:
+        scenario, pool, ordinal, now = self.scenario, self.scenario.pools[p], self.ordinals[p], self.now
+        self.ordinals[p] += 1
+        ident = (p << 32) + ordinal  # 4.1
+        if pool.market == "spot":  # 8.3
+            storm = self.storm(now)
+            if storm and bits(draw(self.seed, REFUSAL, ident), 15, 0) < round(storm.refused_share * 65536):
+                self.note("refused", p)
+                return
+        if pool.is_function:  # 7.6
+            pending, believed = 0, to_ns(scenario.function.init_s)
+            boot = believed
+        else:  # 4.2
+            pending, believed = to_ns(scenario.vm.pending_s), to_ns(scenario.vm.boot_s)
+            boot = spread(believed, scenario.vm.boot_spread, bits(draw(self.seed, BOOT, ident), 11, 0))
+        running = now + pending
+        slots: list[Service | None] = [None] * (1 if pool.is_function else pool.slots)
+        machine = Machine(p, ordinal, now, running, running + believed, slots)
+        self.machines[p].append(machine)
+        self.at(running + boot, READY, p, (ordinal,), lambda: self.make_ready(machine))
+        notice = self.notice_time(running, ident) if pool.market == "spot" else None
+        if notice is not None:
+            self.at(notice, LOSS, p, (0, ordinal), lambda: self.notice(machine))
+
+    def make_ready(self, machine: Machine) -> Iterable[int]:
+        if machine.gone is not None:
+            return []
+        machine.ready = True
+        return [machine.pool]
+
+    def release(self, machine: Machine) -> None:
+        """Rule 4.3: a busy one drains, any other is gone at once."""
+        if machine.busy:
+            machine.draining = True
+        else:
+            machine.gone = self.now
+
+    def billed(self, machine: Machine) -> int:
+        """Rule 4.4."""
+        pool = self.scenario.pools[machine.pool]
+        minimum = 0 if pool.is_function else to_ns(self.scenario.vm.minimum_bill_s)
+        if machine.gone is None:
+            stop = self.end
+        elif machine.gone < machine.running:
+            return 0
+        else:
+            stop = machine.running + max(minimum, -((machine.running - machine.gone) // NS) * NS)
+        return max(0, min(stop, self.end) - max(machine.running, self.warmup))
+
+    def free_slot(self, p: int) -> tuple[Machine, int] | None:
+        """Rule 4.5: the first one, by ordinal and slot number."""
+        for machine in self.machines[p]:
+            if machine.ready and machine.counts and None in machine.slots:
+                return machine, machine.slots.index(None)
+        return None
+
+    # ---------------------------------------------------------------------------------------------------- 5 queues
+    def heads(self, p: int) -> list[Request]:
+        """Rule 5.1: the lowest id of each class, in order of classes."""
+        heads: dict[int, Request] = {}
+        for request in self.queues[p]:
+            if request.klass not in heads or request.id < heads[request.klass].id:
+                heads[request.klass] = request
+        return [heads[k] for k in sorted(heads)]
+
+    def batch_max(self, p: int) -> int:
+        """Rule 5.7."""
+        pool = self.scenario.pools[p]
+        largest = min(max(b for b in range(1, pool.max_batch + 1) if pool.service_ns[m, b]) for m in pool.models)
+        return min(self.decision.batch_max[p] if self.decision.batch_max else 1, largest)
+
+    def batch_wait(self, p: int) -> int:
+        return to_ns(self.decision.batch_wait_s[p]) if self.decision.batch_wait_s else 0
+
+    def next_steps(self, request: Request) -> tuple[Step, ...]:
+        """The present step and those after it in the decision in force; none if it is not there any more (5.2)."""
+        routes = self.decision.routes[request.klass]
+        if request.route >= len(routes) or request.step >= len(routes[request.route].steps):
+            self.seen["step gone"] += 1
+            return ()
+        steps = routes[request.route].steps[request.step :]
+        if steps[0].pool != request.pool:
+            self.seen["step moved"] += 1
+            return ()
+        return steps
+
+    def leave_time(self, request: Request) -> int | None:
+        """Rule 5.6."""
+        steps = self.next_steps(request)
+        if len(steps) < 2 or steps[0].leave_slack_s == -math.inf:
+            return None
+        return request.deadline - to_ns(steps[0].leave_slack_s)
+
+    def model_at_dispatch(self, request: Request) -> int:
+        """Rule 5.3."""
+        steps = self.next_steps(request)
+        if steps and steps[0].late_model is not None:
+            if request.deadline - self.now < to_ns(steps[0].late_slack_s):
+                return steps[0].late_model
+        return request.held
+
+    def holding(self, p: int, model: int) -> int:
+        return sum(request.held == model for request in self.queues[p])
+
+    def due(self, p: int) -> list[Request]:
+        """Rule 5.4: the due heads, earliest in queue order first."""
+        full, wait = self.batch_max(p), self.batch_wait(p)
+        heads = [r for r in self.heads(p) if self.holding(p, r.held) >= full or (r.arrival + wait, TIMEOUT) <= self.key]
+        return sorted(heads, key=lambda r: (r.deadline, r.id))
+
+    def enqueue(self, request: Request) -> None:
+        request.since = self.now
+        most = self.batch_max(request.pool)
+        request.work = int(self.scenario.pools[request.pool].believed_ns[request.held, most]) // most  # 6.3
+        self.queues[request.pool].append(request)
+
+    def dequeue(self, request: Request) -> None:
+        self.waits.append((request.pool, request.klass, request.since, self.now))
+        self.queues[request.pool].remove(request)
+
+    def leave(self, request: Request) -> Iterable[int]:
+        """Rule 5.6. Reading: one event, of the pool it leaves and of the pool it enters."""
+        left = request.pool
+        self.seen["leave" if self.key == (self.now, LEAVE) else "leave at once"] += 1
+        self.dequeue(request)
+        entered = self.admit(request, request.step + 1)
+        return [entered] if entered == left else [entered, left]
+
+    def dispatch(self, p: int) -> None:
+        """Rule 5.4, and 7.4 for functions."""
+        function = self.scenario.pools[p].is_function
+        while True:
+            if not function and self.free_slot(p) is None:
+                return
+            able = [r for r in self.due(p) if not function or self.can_start(p, self.model_at_dispatch(r))]
+            if not able:
+                return
+            head = able[0]
+            model = self.model_at_dispatch(head)
+            batch = [head]
+            self.dequeue(head)
+            while len(batch) < self.batch_max(p):
+                mates = [r for r in self.heads(p) if self.model_at_dispatch(r) == model]
+                if not mates:
+                    break
+                batch.append(min(mates, key=lambda r: (r.deadline, r.id)))
+                self.dequeue(batch[-1])
+            self.begin(p, model, batch)
+
+    def begin(self, p: int, model: int, batch: list[Request]) -> None:
+        """Rules 5.5 and 7.4: put a batch on the first free slot, or on a container."""
+        pool, physics = self.scenario.pools[p], self.scenario.function
+        mean = int(pool.service_ns[model, len(batch)])
+        length = spread(mean, self.scenario.service.spread, batch[0].quantile)
+        place, cold = self.free_slot(p), False
+        if place is None:
+            function = self.functions[p][model]
+            warm = self.warm(function)
+            if warm:
+                function.warm.remove(max(warm))  # 7.2: the most recently finished
+            else:
+                cold, length = True, length + to_ns(physics.init_s)
+                function.tat = max(function.tat, self.now) + self.token_gap()
+            function.executing += 1
+        service = Service(p, model, batch, self.now, self.now + length, int(pool.believed_ns[model, len(batch)]))
+        self.services.append(service)
+        self.log.append(("batch", p, model, len(batch)))
+        if cold:
+            self.note("cold start", p)
+        if len(batch) > 1:
+            self.seen["batch on function" if pool.is_function else "batch"] += 1
+        for request in batch:
+            self.seen["late bind"] += request.held != model
+            request.model, request.start, request.finish, request.cold = model, service.start, service.finish, cold
+        if pool.is_function:  # 7.7
+            ms = -(-length // 1_000_000)
+            if self.warmup <= batch[0].arrival < self.end:
+                (self.function_ms if place is None else self.provisioned_ms)[p, model] += ms
+                self.invocations[p, model] += 1
+            self.seen["provisioned" if place else "cold" if cold else "warm"] += 1
+        if place:
+            service.machine = place[0]
+            place[0].slots[place[1]] = service
+            order = (place[0].ordinal, place[1])  # 4.5
+        else:
+            order = (1 << 40, model)  # Reading: after provisioned slots, by model
+        self.at(service.finish, FINISH, p, order, lambda: self.finish(service))
+
+    def finish(self, service: Service) -> Iterable[int]:
+        if service.cancelled:
+            return []
+        for request in service.batch:
+            self.note("served", service.pool, service.model, request.klass)
+            if self.now > request.deadline:  # 9.2
+                self.note("late", service.pool, service.model, request.klass)
+        machine = service.machine
+        if machine is None:
+            function = self.functions[service.pool][service.model]
+            function.executing -= 1
+            function.warm.append(self.now)
+        else:
+            machine.slots[machine.slots.index(service)] = None
+            if machine.draining and not machine.busy:
+                machine.gone = self.now
+        return [service.pool]
+
+    # ------------------------------------------------------------------------------------------------- 6 admission
+    def admit(self, request: Request, first: int) -> int:
+        """Rule 6.1: try the route's steps from ``first``; return the pool whose queue it enters."""
+        steps = self.decision.routes[request.klass][request.route].steps
+        for number in range(first, len(steps)):
+            step = steps[number]
+            last = number == len(steps) - 1
+            if last or step.admit == Admit.ALWAYS or self.accepts(step, request):
+                break
+        request.step, request.pool, request.held = number, step.pool, step.model
+        self.enqueue(request)
+        return request.pool
+
+    def accepts(self, step: Step, request: Request) -> bool:
+        function = self.scenario.pools[step.pool].is_function
+        if step.admit == Admit.IF_IDLE:
+            if function:  # 7.5
+                able = self.can_start(step.pool, step.model)
+                answer = able and self.holding(step.pool, step.model) < self.batch_max(step.pool)
+            else:  # 6.2
+                answer = self.free_slot(step.pool) is not None
+                answer = answer and len(self.queues[step.pool]) < self.batch_max(step.pool)
+        else:
+            predicted = self.predict_function(step) if function else self.predict_machines(step, request)
+            answer = predicted is not None and predicted <= request.deadline
+        self.seen[f"{step.admit.name} {'function' if function else 'machines'} {answer}"] += 1
+        return answer
+
+    def predict_machines(self, step: Step, request: Request) -> int | None:
+        """Rule 6.3."""
+        p, now = step.pool, self.now
+        pool, most, queue = self.scenario.pools[p], self.batch_max(p), self.queues[p]
+        ready = [machine for machine in self.machines[p] if machine.ready and machine.counts]
+        slots, base, remaining, free = len(ready) * pool.slots, now, 0, self.free_slot(p) is not None
+        if not ready:
+            booting = [machine for machine in self.machines[p] if machine.counts]
+            if not booting:
+                return None
+            base, slots = max(now, min(machine.believed_ready for machine in booting)), pool.slots
+            self.seen["fits by booting"] += 1
+        elif not free:
+            left = sum(s.start + s.believed for machine in ready for s in machine.slots if s is not None)
+            remaining = max(0, left - slots * now)
+        ahead = sum(r.work for r in queue if (r.deadline, r.id) < (request.deadline, request.id))
+        delay = 0 if free else (ahead + remaining) // slots
+        size = min(most, self.holding(p, step.model) + 1)
+        wait = 0 if size == most else self.batch_wait(p)
+        return base + max(delay, wait) + int(pool.believed_ns[step.model, size])
+
+    def predict_function(self, step: Step) -> int | None:
+        """Rule 6.4."""
+        if not self.can_start(step.pool, step.model):
+            return None
+        ready = self.free_slot(step.pool) is not None or self.warm(self.functions[step.pool][step.model])
+        init = 0 if ready else to_ns(self.scenario.function.init_s)
+        return self.now + init + int(self.scenario.pools[step.pool].believed_ns[step.model, 1])
+
+    # ------------------------------------------------------------------------------------------------- 7 functions
+    def warm(self, function: Function) -> list[int]:
+        """Rule 7.2."""
+        return [f for f in function.warm if f <= self.now < f + to_ns(self.scenario.function.keep_alive_s)]
+
+    def token_gap(self) -> int:
+        return 10**10 // self.scenario.function.burst_per_10s
+
+    def token_time(self, p: int, function: Function) -> int:
+        """Rule 7.3: from when, at rank 5, a token is at hand."""
+        return function.tat - (self.scenario.function.burst_per_10s - 1) * self.token_gap()
+
+    def can_start(self, p: int, model: int) -> bool:
+        """Rule 7.3. Reading: work on provisioned containers does not count towards the concurrency."""
+        function = self.functions[p][model]
+        if self.free_slot(p) is not None:
+            return True
+        if function.executing >= self.scenario.function.concurrency:
+            self.seen["concurrency limit"] += 1
+            return False
+        if self.warm(function) or (self.token_time(p, function), TIMEOUT) <= self.key:
+            return True
+        self.seen["no token"] += 1
+        return False
+
+    # ------------------------------------------------------------------------------------------------------ 8 spot
+    def storm(self, time: int) -> Storm | None:
+        for storm in self.scenario.spot.storms:
+            if to_ns(storm.start_s) <= time < to_ns(storm.start_s) + to_ns(storm.length_s):
+                return storm
+        return None
+
+    def notice_time(self, running: int, ident: int) -> int | None:
+        """Rule 8.1; storms do not overlap."""
+        left = exponential(bits(draw(self.seed, LIFE, ident), 63, 40)) / 2**24 * 3600e9
+        usual, segments, a = self.scenario.spot.interruptions_per_hour, [], float(running)
+        for storm in sorted(self.scenario.spot.storms, key=lambda s: s.start_s):
+            start, stop = to_ns(storm.start_s), to_ns(storm.start_s) + to_ns(storm.length_s)
+            if stop <= a:
+                continue
+            if a < start:
+                segments.append((a, float(start), usual))
+            segments.append((max(a, float(start)), float(stop), storm.interruptions_per_hour))
+            a = float(stop)
+        segments.append((a, math.inf, usual))
+        for a, b, rate in segments:
+            if rate > 0:
+                if left <= (b - a) * rate:
+                    return int(a + left / rate)
+                left -= (b - a) * rate
+        return None
+
+    def notice(self, machine: Machine) -> Iterable[int]:
+        """Rule 8.2."""
+        if machine.gone is not None:
+            return []
+        self.note("lost", machine.pool)
+        self.seen["notice while draining"] += machine.draining
+        self.seen["notice while booting"] += not machine.ready
+        if not machine.draining:
+            self.release(machine)
+        gone_at = self.now + to_ns(self.scenario.spot.notice_s)
+        self.at(gone_at, LOSS, machine.pool, (1, machine.ordinal), lambda: self.take_away(machine))
+        return [machine.pool]
+
+    def take_away(self, machine: Machine) -> Iterable[int]:
+        if machine.gone is not None:
+            return []
+        machine.gone = self.now
+        for service in machine.slots:
+            if service is not None:
+                service.cancelled, service.finish = True, self.now
+                for request in service.batch:
+                    self.seen["return"] += 1
+                    request.model = request.start = request.finish = -1
+                    self.enqueue(request)
+        return [machine.pool]
+
+
+def run_twin(
+    scenario: Scenario, workload: Workload, decisions: list[Decision], interval_s: float, seed: int
+) -> TwinResult:
+    """Run the twin: decision i holds from i intervals on, the last one to the end."""
+    return Twin(scenario, workload, decisions, interval_s, seed).run()

@@ -1,0 +1,189 @@
+"""What the twin holds and writes down: machines and services, observations of its intervals, rows and bills."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from twin_draws import Request
+
+from selfserve.protocol import BOOT_AGE_BINS, Observation
+from selfserve.scenario import NS, Scenario
+
+NEVER = -(10**30)
+
+
+@dataclass
+class Service:
+    """A batch in service."""
+
+    pool: int
+    model: int
+    batch: list[Request]
+    start: int
+    finish: int
+    believed: int
+    machine: Machine | None = None
+    """None: a function container on demand."""
+    cancelled: bool = False
+
+
+@dataclass
+class Machine:
+    """A VM, or a provisioned container (7.6)."""
+
+    pool: int
+    ordinal: int
+    decided: int
+    running: int
+    believed_ready: int
+    slots: list[Service | None]
+    ready: bool = False
+    draining: bool = False
+    gone: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Rule 4.1: pending, booting and ready ones count."""
+        return self.gone is None and not self.draining
+
+    @property
+    def busy(self) -> bool:
+        return any(slot is not None for slot in self.slots)
+
+
+@dataclass
+class Function:
+    """The function of one model: when its warm containers finished, how many execute, its tokens (7.1 to 7.3)."""
+
+    warm: list[int] = field(default_factory=list)
+    executing: int = 0
+    tat: int = NEVER
+
+
+@dataclass
+class TwinResult:
+    """What the twin found; arrays over requests are in order of their ids."""
+
+    id: np.ndarray
+    arrival_ns: np.ndarray
+    klass: np.ndarray
+    pool: np.ndarray
+    model: np.ndarray
+    start_ns: np.ndarray
+    finish_ns: np.ndarray
+    cold: np.ndarray
+    rejected: np.ndarray
+    vm_billed_ns: np.ndarray
+    function_ms: np.ndarray
+    provisioned_ms: np.ndarray
+    invocations: np.ndarray
+    cost_usd: np.ndarray
+    observations: list[Observation]
+    seen: Counter[str]
+    """How often each feature of the physics was at work."""
+
+
+class Books:
+    """The state of a run and its books; the twin adds what happens."""
+
+    def __init__(self, scenario: Scenario, requests: list[Request], interval: int):
+        pools, models = len(scenario.pools), len(scenario.models)
+        self.scenario, self.requests, self.interval = scenario, requests, interval
+        self.queues: list[list[Request]] = [[] for _ in range(pools)]
+        self.machines: list[list[Machine]] = [[] for _ in range(pools)]
+        self.functions = [[Function() for _ in range(models)] for _ in range(pools)]
+        self.function_ms = np.zeros((pools, models), np.int64)
+        self.provisioned_ms = np.zeros((pools, models), np.int64)
+        self.invocations = np.zeros((pools, models), np.int64)
+        self.observations: list[Observation] = []
+        self.log: list[tuple[str, int, int, int]] = []
+        """What happened since the last observation: (what, pool, model, class or size of the batch)."""
+        self.waits: list[tuple[int, int, int, int]] = []
+        """Waits that ended: pool, class, from, to."""
+        self.services: list[Service] = []
+        self.seen: Counter[str] = Counter()
+
+    def note(self, what: str, pool: int, model: int = 0, number: int = 0) -> None:
+        self.seen[what] += 1
+        self.log.append((what, pool, model, number))
+
+    def observe(self, now: int) -> None:
+        """Close the interval that ends at ``now``."""
+        scenario, pools, begin = self.scenario, range(len(self.queues)), len(self.observations) * self.interval
+        classes, count = len(scenario.classes), Counter(self.log)
+        arrived = np.zeros((math.ceil(self.interval / NS), classes), np.int64)
+        for r in self.requests:
+            if begin <= r.arrival < now:
+                arrived[(r.arrival - begin) // NS, r.klass] += 1
+        booting = np.zeros((len(pools), BOOT_AGE_BINS), np.int64)
+        for machine in (m for row in self.machines for m in row if m.counts and not m.ready):
+            booting[machine.pool, min((now - machine.decided) // (10 * NS), BOOT_AGE_BINS - 1)] += 1
+        models = range(len(scenario.models))
+        served = np.array([[[count["served", p, m, k] for k in range(classes)] for m in models] for p in pools])
+        late = [sum(count["late", p, m, k] for p in pools for m in models) for k in range(classes)]
+        queued, age = np.zeros((len(pools), classes), np.int64), np.zeros((len(pools), classes))
+        queued_s, busy = np.zeros((len(pools), classes)), np.zeros(len(pools))
+        for r in (r for queue in self.queues for r in queue):
+            queued[r.pool, r.klass] += 1
+            age[r.pool, r.klass] = max(age[r.pool, r.klass], (now - r.arrival) / NS)
+        present = [(r.pool, r.klass, r.since, now) for queue in self.queues for r in queue]
+        for p, k, enter, leave in self.waits + present:
+            queued_s[p, k] += max(0, min(leave, now) - max(enter, begin)) / NS
+        for s in self.services:
+            busy[s.pool] += max(0, min(s.finish, now) - max(s.start, begin)) / NS
+        sizes = [[size for what, q, _, size in self.log if (what, q) == ("batch", p)] for p in pools]
+        observation = Observation(
+            time_s=now / NS,
+            interval_s=self.interval / NS,
+            arrivals=arrived,
+            ready=np.array([sum(m.ready and m.counts for m in row) for row in self.machines]),
+            booting=booting,
+            busy_slot_s=busy,
+            queued=queued,
+            queued_request_s=queued_s,
+            head_age_s=age,
+            served=served,
+            late=np.array(late),
+            accuracy_sum=served.sum(axis=0).T @ scenario.accuracy_pct,
+            cold_starts=np.array([count["cold start", p, 0, 0] for p in pools]),
+            lost=np.array([count["lost", p, 0, 0] for p in pools]),
+            refused=np.array([count["refused", p, 0, 0] for p in pools]),
+            batch_mean=np.array([sum(row) / max(1, len(row)) for row in sizes]),
+            spend_usd=np.zeros(len(pools)),
+        )
+        self.observations.append(observation)
+        self.log.clear()
+
+    def result(self, vm_billed_ns: np.ndarray) -> TwinResult:
+        cost = [
+            vm_billed_ns[p] / 3.6e12 * pool.usd_per_hour
+            + self.function_ms[p].sum() / 3.6e6 * pool.usd_per_busy_hour
+            + self.provisioned_ms[p].sum() / 3.6e6 * pool.usd_per_busy_hour_provisioned
+            + self.invocations[p].sum() * pool.usd_per_request
+            for p, pool in enumerate(self.scenario.pools)
+        ]
+
+        def column(name: str) -> np.ndarray:
+            return np.array([getattr(request, name) for request in self.requests])
+
+        return TwinResult(
+            id=column("id"),
+            arrival_ns=column("arrival"),
+            klass=column("klass"),
+            pool=column("pool"),
+            model=column("model"),
+            start_ns=column("start"),
+            finish_ns=column("finish"),
+            cold=column("cold"),
+            rejected=column("rejected"),
+            vm_billed_ns=vm_billed_ns,
+            function_ms=self.function_ms,
+            provisioned_ms=self.provisioned_ms,
+            invocations=self.invocations,
+            cost_usd=np.array(cost),
+            observations=self.observations,
+            seen=self.seen,
+        )
