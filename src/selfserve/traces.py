@@ -106,7 +106,7 @@ def _consecutive_rows(data: bytes) -> tuple[np.ndarray, None]:
 
 
 def _floats(data: bytes, header: int | None) -> np.ndarray:
-    return pd.read_csv(io.BytesIO(data), header=header, float_precision="round_trip").to_numpy(dtype=float)
+    return pd.read_csv(io.BytesIO(data), header=header).to_numpy(dtype=float)
 
 
 def _exact(times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -264,13 +264,7 @@ def _numbers(path: Path, columns: list[str], body: str) -> np.ndarray:
     """Return the finite numbers of a CSV's rows, float64 [rows, columns]; the first data row is line 2."""
     try:
         table = pd.read_csv(
-            io.StringIO(body),
-            header=None,
-            dtype=np.float64,
-            skip_blank_lines=False,
-            quoting=3,
-            float_precision="round_trip",
-            keep_default_na=False,
+            io.StringIO(body), header=None, dtype=np.float64, skip_blank_lines=False, quoting=3, keep_default_na=False
         ).to_numpy()
         if table.shape[1] == len(columns) and np.isfinite(table).all():
             return table
