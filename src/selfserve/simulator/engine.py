@@ -1,0 +1,451 @@
+"""The physics of PHYSICS.md as a list of events: arrival, start, finish, leave, time-out, function start.
+
+Lazy: everything about a request is booked when it starts, so a finish needs no event. A pool's slots are the leaves of a
+winner tree keyed by the time each is busy until; the tree answers "is a slot free?" at its root and "which is the oldest
+free one?" by one walk down. Only what is rare (a queue that moves, a machine that becomes ready or is lost, a request
+that leaves, a batch that is due) is an event, and each pool keeps the key of its next one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from selfserve.simulator.arrivals import QUANTILE_SHIFT, ROUTE_BITS, class_of, spread_second
+from selfserve.simulator.books import book_answer, book_busy
+from selfserve.simulator.draws import draw
+from selfserve.simulator.fleet import machine_ready, notices, set_target
+from selfserve.simulator.functions import bill_provisioned, can_start, run_container, token_key
+from selfserve.simulator.jit import kernel
+from selfserve.simulator.queues import current_step, dequeue, enqueue, model_at_dispatch, work_ahead
+from selfserve.simulator.slots import occupy, oldest_free, root
+from selfserve.simulator.state import (
+    ADMIT,
+    ALIVE,
+    ARRIVAL,
+    ARRIVED,
+    BATCH_MAX,
+    BATCH_WAIT,
+    BATCHED,
+    BATCHES,
+    BELIEVED_AT,
+    BUCKET_START,
+    BUFFERED,
+    CURSOR,
+    D_ARRIVED,
+    D_CLASS,
+    D_GONE,
+    D_META,
+    DECISION,
+    DOOMED,
+    DUE,
+    FINISH,
+    GONE_AT,
+    HEAD,
+    IN_FLIGHT,
+    IN_SYSTEM,
+    IS_FUNCTION,
+    IS_READY,
+    IS_SPOT,
+    KEY,
+    LEAVE,
+    LOSS,
+    MACHINES,
+    META,
+    N_BOOTING,
+    N_READY,
+    NEVER,
+    NEVER_KEY,
+    NEXT,
+    NEXT_ALL,
+    NEXT_ID,
+    NEXT_LOSS,
+    NEXT_READY,
+    NO_SLACK,
+    P_CONCURRENCY,
+    P_EXACT,
+    P_INIT,
+    P_ROWS,
+    P_SECONDS,
+    P_WARMUP,
+    READY,
+    RETURN_AT,
+    SECOND,
+    SLACK,
+    SLOTS,
+    SUM_END,
+    TAIL,
+    TO_MODEL,
+    TO_POOL,
+    WAITING,
+    WARM,
+)
+
+SECOND_NS = 1_000_000_000
+
+
+@kernel
+def earliest_head(w, key, p, only_due, model):
+    """Return the class whose head is first in queue order, or -1.
+
+    ``only_due``: among heads that are due (and, for functions, can start); else among those with this ``model``.
+    """
+    best, best_deadline, best_id = -1, NEVER, NEVER
+    mask = w.ring.shape[2] - 1
+    for k in range(w.slo.shape[0]):
+        i = w.queue[p, k, HEAD]
+        if i == w.queue[p, k, TAIL]:
+            continue
+        arrived, meta = w.ring[p, k, i & mask, ARRIVED], w.ring[p, k, i & mask, META]
+        deadline = arrived + w.slo[k]
+        if deadline > best_deadline or (deadline == best_deadline and meta >> 32 > best_id):
+            continue
+        if only_due:
+            held = (meta >> 12) & 255
+            if w.held[p, held] < w.pool[p, BATCH_MAX] and ((arrived + w.pool[p, BATCH_WAIT]) << 3 | DUE) > key:
+                continue
+            if w.pool[p, IS_FUNCTION] and not can_start(w, key, p, held):
+                continue
+        elif model_at_dispatch(w, key >> 3, p, k, arrived, meta) != model:
+            continue
+        best, best_deadline, best_id = k, deadline, meta >> 32
+    return best
+
+
+@kernel
+def serve(w, now, p, m, b, quantile, arrived):
+    """Start a batch of b on a free slot or container; return (finish, cold, lost). Rules 5.5, 7.4 and 8.2."""
+    service = max(1, (w.service[p, m, b] * w.quantile[quantile]) >> 16)
+    w.pool[p, BATCHES] += 1
+    w.pool[p, BATCHED] += b
+    leaf = oldest_free(w, p, now)
+    if leaf < 0:
+        finish, cold = run_container(w, now, p, m, service, arrived)
+        return finish, cold, False
+    if w.pool[p, IS_FUNCTION]:
+        bill_provisioned(w, p, m, service, arrived)
+    finish = now + service
+    lost = False
+    if w.pool[p, IS_SPOT]:
+        gone = w.machine[p, leaf // w.pool[p, SLOTS], GONE_AT]
+        if finish > gone:
+            finish, lost = gone, True
+    occupy(w, p, leaf, finish)
+    believed_end = now + w.believed[p, m, b]
+    w.pool[p, SUM_END] += believed_end - w.end_of[p, leaf]
+    w.end_of[p, leaf] = believed_end
+    book_busy(w, p, now, finish)
+    return finish, 0, lost
+
+
+@kernel
+def doom(w, p, k, arrived, meta, gone):
+    """Remember a request that its spot machine will not live to answer; it returns to the queue at ``gone``."""
+    d = w.doomed[p, w.pool[p, DOOMED]]
+    d[D_GONE], d[D_ARRIVED], d[D_META], d[D_CLASS] = gone, arrived, meta, k
+    w.pool[p, DOOMED] += 1
+    w.pool[p, RETURN_AT] = min(w.pool[p, RETURN_AT], gone)
+
+
+@kernel
+def start_one(w, now, p, k, arrived, meta):
+    """Serve one request that need not queue."""
+    m = model_at_dispatch(w, now, p, k, arrived, meta)
+    finish, cold, lost = serve(w, now, p, m, 1, (meta >> 20) & 4095, arrived)
+    if lost:
+        doom(w, p, k, arrived, meta, finish)
+    else:
+        book_answer(w, p, m, k, arrived, meta, now, finish, cold)
+
+
+@kernel
+def start_batch(w, key, p, k):
+    """Start a batch led by the head of class k (rule 5.4)."""
+    now = key >> 3
+    mask = w.ring.shape[2] - 1
+    i = w.queue[p, k, HEAD] & mask
+    m = model_at_dispatch(w, now, p, k, w.ring[p, k, i, ARRIVED], w.ring[p, k, i, META])
+    b = 0
+    while k >= 0:
+        i = w.queue[p, k, HEAD] & mask
+        w.batch[b, ARRIVED] = w.ring[p, k, i, ARRIVED]
+        w.batch[b, META] = w.ring[p, k, i, META]
+        w.batch[b, 2] = k
+        b += 1
+        dequeue(w, now, p, k)
+        k = -1
+        if b < w.pool[p, BATCH_MAX]:
+            k = earliest_head(w, key, p, False, m)
+    finish, cold, lost = serve(w, now, p, m, b, (w.batch[0, META] >> 20) & 4095, w.batch[0, ARRIVED])
+    for i in range(b):
+        if lost:
+            doom(w, p, w.batch[i, 2], w.batch[i, ARRIVED], w.batch[i, META], finish)
+        else:
+            book_answer(w, p, m, w.batch[i, 2], w.batch[i, ARRIVED], w.batch[i, META], now, finish, cold)
+
+
+@kernel
+def dispatch(w, key, p):
+    """Start whatever of a pool can start at this key, then note when its next event comes."""
+    while w.pool[p, WAITING] > 0 and (w.pool[p, IS_FUNCTION] or root(w, p) <= key >> 3):
+        k = earliest_head(w, key, p, True, 0)
+        if k < 0:
+            break
+        start_batch(w, key, p, k)
+    plan_next(w, key, p)
+
+
+@kernel
+def plan_next(w, key, p):
+    """Note the key of a pool's next event."""
+    pool = w.pool[p]
+    at = min(pool[NEXT_READY] << 3 | READY, min(pool[NEXT_LOSS], pool[RETURN_AT]) << 3 | LOSS)
+    if pool[WAITING] > 0:
+        mask = w.ring.shape[2] - 1
+        free = root(w, p) <= key >> 3
+        if not free:
+            at = min(at, root(w, p) << 3 | FINISH)
+        for k in range(w.slo.shape[0]):
+            i = w.queue[p, k, HEAD]
+            if i == w.queue[p, k, TAIL]:
+                continue
+            arrived, meta = w.ring[p, k, i & mask, ARRIVED], w.ring[p, k, i & mask, META]
+            r, s = current_step(w, p, k, meta)
+            if r >= 0 and s + 1 < w.n_steps[k, r] and w.step[k, r, s, SLACK] != NO_SLACK:
+                at = min(at, (arrived + w.slo[k] - w.step[k, r, s, SLACK]) << 3 | LEAVE)
+            m = (meta >> 12) & 255
+            if free or (pool[IS_FUNCTION] and can_start(w, key, p, m)):
+                at = min(at, (arrived + pool[BATCH_WAIT]) << 3 | DUE)
+            elif pool[IS_FUNCTION]:
+                if w.function[p, m, IN_FLIGHT] > 0:
+                    at = min(at, w.flight[p, m, 0] << 3 | FINISH)
+                if w.function[p, m, IN_FLIGHT] < w.par[P_CONCURRENCY]:
+                    at = min(at, token_key(w, p, m))
+    pool[NEXT] = at
+    first = at
+    for other in range(w.pool.shape[0]):
+        first = min(first, w.pool[other, NEXT])
+    w.clock[NEXT_ALL] = first
+
+
+@kernel
+def fits(w, key, p, k, m, arrived, meta):
+    """Return whether the predicted finish is within the deadline, from believed means only (rules 6.3, 6.4)."""
+    pool, now = w.pool[p], key >> 3
+    deadline = arrived + w.slo[k]
+    if pool[IS_FUNCTION]:
+        if not can_start(w, key, p, m):
+            return False
+        warm = root(w, p) <= now or w.function[p, m, WARM] > 0
+        return now + (0 if warm else w.par[P_INIT]) + w.believed[p, m, 1] <= deadline
+    slots, base, remaining, delay = pool[N_READY] * pool[SLOTS], now, 0, 0
+    if root(w, p) > now:
+        if slots == 0:
+            if pool[N_BOOTING] == 0:
+                return False
+            slots = pool[SLOTS]
+            base = max(now, first_believed_ready(w, p))
+        else:
+            remaining = max(0, pool[SUM_END] - slots * now)
+        delay = (work_ahead(w, p, deadline, meta >> 32) + remaining) // slots
+    b = min(pool[BATCH_MAX], w.held[p, m] + 1)
+    wait = 0 if b == pool[BATCH_MAX] else pool[BATCH_WAIT]
+    return base + max(delay, wait) + w.believed[p, m, b] <= deadline
+
+
+@kernel
+def first_believed_ready(w, p):
+    """Return the earliest believed ready time of the booting machines."""
+    for i in range(w.pool[p, MACHINES]):
+        if w.machine[p, i, ALIVE] and not w.machine[p, i, IS_READY]:
+            return w.machine[p, i, BELIEVED_AT]
+    return NEVER
+
+
+@kernel
+def accepts(w, key, p, k, m, admit, arrived, meta):
+    """Return whether a step takes a request now (rule 6)."""
+    if admit == 0:
+        return True
+    if admit == 2:
+        return fits(w, key, p, k, m, arrived, meta)
+    if w.pool[p, IS_FUNCTION]:
+        return w.held[p, m] < w.pool[p, BATCH_MAX] and can_start(w, key, p, m)
+    return root(w, p) <= key >> 3 and w.pool[p, WAITING] < w.pool[p, BATCH_MAX]
+
+
+@kernel
+def admit(w, key, k, r, s, arrived, ident):
+    """Offer a request to the steps of its route from step s on; the last one always accepts."""
+    now = key >> 3
+    last = w.n_steps[k, r] - 1
+    while s < last:
+        step = w.step[k, r, s]
+        if accepts(w, key, step[TO_POOL], k, step[TO_MODEL], step[ADMIT], arrived, ident):
+            break
+        s += 1
+    p, m = w.step[k, r, s, TO_POOL], w.step[k, r, s, TO_MODEL]
+    meta = ident | m << 12 | r << 6 | s
+    if w.pool[p, WAITING] == 0 and w.pool[p, BATCH_MAX] == 1:
+        if root(w, p) <= now or (w.pool[p, IS_FUNCTION] and can_start(w, key, p, m)):
+            start_one(w, now, p, k, arrived, meta)
+            if w.pool[p, IS_SPOT]:
+                plan_next(w, key, p)
+            return
+    b = w.pool[p, BATCH_MAX]
+    enqueue(w, now, p, k, arrived, meta, w.believed[p, m, b] // b)
+    dispatch(w, key, p)
+
+
+@kernel
+def leave(w, key, p):
+    """Send the head with the earliest leave time on to the next step of its route (rule 5.6)."""
+    mask = w.ring.shape[2] - 1
+    best, best_at = -1, NEVER
+    for k in range(w.slo.shape[0]):
+        i = w.queue[p, k, HEAD]
+        if i < w.queue[p, k, TAIL]:
+            r, s = current_step(w, p, k, w.ring[p, k, i & mask, META])
+            if r >= 0 and s + 1 < w.n_steps[k, r] and w.step[k, r, s, SLACK] != NO_SLACK:
+                at = w.ring[p, k, i & mask, ARRIVED] + w.slo[k] - w.step[k, r, s, SLACK]
+                if at < best_at:
+                    best, best_at = k, at
+    i = w.queue[p, best, HEAD] & mask
+    arrived, meta = w.ring[p, best, i, ARRIVED], w.ring[p, best, i, META]
+    dequeue(w, key >> 3, p, best)
+    admit(w, key, best, (meta >> 6) & 63, (meta & 63) + 1, arrived, meta & ~0xFFFFF)
+
+
+@kernel
+def returns(w, now, p):
+    """Put requests whose spot machine is gone now back into the queue, with their old arrival time (rule 8.2)."""
+    kept, again = 0, NEVER
+    for i in range(w.pool[p, DOOMED]):
+        d = w.doomed[p, i]
+        if d[D_GONE] <= now:
+            m, b = (d[D_META] >> 12) & 255, w.pool[p, BATCH_MAX]
+            enqueue(w, now, p, d[D_CLASS], d[D_ARRIVED], d[D_META], w.believed[p, m, b] // b)
+        else:
+            again = min(again, d[D_GONE])
+            for c in range(4):
+                w.doomed[p, kept, c] = d[c]
+            kept += 1
+    w.pool[p, DOOMED] = kept
+    w.pool[p, RETURN_AT] = again
+
+
+@kernel
+def happen(w):
+    """Let the next event of any pool happen."""
+    p = 0
+    while w.pool[p, NEXT] != w.clock[NEXT_ALL]:
+        p += 1
+    key = max(w.clock[KEY], w.clock[NEXT_ALL])  # a key in the past happens at once (rule 1.3)
+    rank = w.clock[NEXT_ALL] & 7
+    w.clock[KEY] = key
+    if rank == READY:
+        machine_ready(w, key >> 3, p)
+    elif rank == LOSS:
+        notices(w, key >> 3, p)
+        returns(w, key >> 3, p)
+    elif rank == LEAVE:
+        leave(w, key, p)
+    dispatch(w, key, p)
+
+
+@kernel
+def generate_second(w, s):
+    """Fill the buffer with the arrivals of second s; return how many."""
+    first, n = w.clock[NEXT_ID], w.counts[s]
+    if w.par[P_EXACT]:
+        for i in range(n):
+            w.arrive_at[i] = w.times[first + i]
+            w.arrive_draw[i] = draw(w.base[1], first + i)
+    else:
+        spread_second(first, n, s, w.base, w.exponential, w.arrive_at, w.arrive_draw)
+    return n
+
+
+@kernel
+def arrive(w, s, at, h):
+    """Let one request arrive: draw its class and route, then offer it to the route's steps."""
+    k = class_of(w.thresholds, s, h)
+    bits, r = np.int64(h & ROUTE_BITS), 0
+    while r < w.routes[k] - 1 and bits >= w.route_cum[k, r]:
+        r += 1
+    ident = w.clock[NEXT_ID]
+    w.clock[NEXT_ID] += 1
+    w.clock[IN_SYSTEM] += 1
+    w.arrivals[s - w.clock[BUCKET_START] // SECOND_NS, k] += 1
+    if at >= w.par[P_WARMUP]:
+        w.scored[k] += 1
+    if w.par[P_ROWS]:
+        w.row_class[ident] = k
+        w.row_arrived[ident] = at
+    meta = ident << 32 | np.int64((h >> QUANTILE_SHIFT) & ROUTE_BITS) << 20
+    w.clock[KEY] = at << 3 | ARRIVAL
+    admit(w, w.clock[KEY], k, r, 0, at, meta)
+
+
+@kernel
+def has_room(w, n):
+    """Return whether every queue and container heap can take n arrivals beside all that is in the system."""
+    waiting = n + w.clock[IN_SYSTEM]
+    if waiting >= w.ring.shape[2] or waiting >= w.doomed.shape[1]:
+        return False
+    for p in range(w.pool.shape[0]):
+        for m in range(w.function.shape[1]):
+            if w.pool[p, IS_FUNCTION] and w.function[p, m, IN_FLIGHT] + waiting > w.flight.shape[2]:
+                if w.flight.shape[2] < w.par[P_CONCURRENCY]:
+                    return False
+    return True
+
+
+@kernel
+def decide(w, now, target, batch_max, batch_wait):
+    """Put a decision in force: targets of all pools, batches, then whatever can start (rank 3)."""
+    key = now << 3 | DECISION
+    w.clock[KEY] = max(w.clock[KEY], key)
+    for p in range(w.pool.shape[0]):
+        set_target(w, now, p, target[p])
+        w.pool[p, BATCH_MAX] = batch_max[p]
+        w.pool[p, BATCH_WAIT] = batch_wait[p]
+    for p in range(w.pool.shape[0]):
+        dispatch(w, key, p)
+
+
+@kernel
+def run_out(w):
+    """After the end: let everything happen that still can."""
+    while w.clock[NEXT_ALL] < NEVER_KEY:
+        happen(w)
+
+
+@kernel
+def advance(w, stop):
+    """Run until ``stop`` (ns): what is due before its decision happens. Return False if arrays must grow first."""
+    end_second = w.par[P_SECONDS]
+    while True:
+        if w.clock[CURSOR] == w.clock[BUFFERED]:
+            s = w.clock[SECOND]
+            if s >= end_second or s * SECOND_NS >= stop:
+                break
+            if not has_room(w, w.counts[s]):
+                return False
+            w.clock[BUFFERED] = generate_second(w, s)
+            w.clock[CURSOR] = 0
+            w.clock[SECOND] = s + 1
+        s = w.clock[SECOND] - 1
+        while w.clock[CURSOR] < w.clock[BUFFERED]:
+            at = w.arrive_at[w.clock[CURSOR]]
+            if at >= stop:
+                break
+            while w.clock[NEXT_ALL] < (at << 3 | ARRIVAL):
+                happen(w)
+            arrive(w, s, at, w.arrive_draw[w.clock[CURSOR]])
+            w.clock[CURSOR] += 1
+        if w.clock[CURSOR] < w.clock[BUFFERED]:
+            break
+    while w.clock[NEXT_ALL] < (stop << 3 | DECISION):
+        happen(w)
+    w.clock[KEY] = max(w.clock[KEY], stop << 3 | DECISION)
+    return True

@@ -1,0 +1,209 @@
+"""Making, growing and deciding for a world of arrays (``state.py``) from the project's own objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from selfserve.scenario import Scenario, to_ns
+from selfserve.simulator import state as s
+from selfserve.simulator.draws import bases, exponential_table, lognormal_table
+from selfserve.simulator.fleet import compact
+
+if TYPE_CHECKING:
+    from selfserve.protocol import Decision
+    from selfserve.workload import Workload
+
+ROUTES, STEPS = 8, 6
+"""Routes a class and steps a route that a world can hold."""
+
+
+def power_of_two(n: int) -> int:
+    """Return the least power of two that is at least n."""
+    return 1 << max(0, int(n - 1).bit_length())
+
+
+def make_world(
+    scenario: Scenario, workload: Workload, interval_s: float, seed: int, *, rows: bool, histogram: bool
+) -> s.World:
+    """Return a world at time 0 with an empty fleet.
+
+    Args:
+        scenario: prices are not needed here, physics and service times are.
+        workload: arrivals of the window.
+        interval_s: decision interval, seconds.
+        seed: seed of every draw.
+        rows: keep one row a request.
+        histogram: keep a latency histogram a class.
+    """
+    pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
+    end = workload.seconds * 1_000_000_000
+    warmup = min(to_ns(scenario.warmup_s), end)
+    burst = scenario.function.burst_per_10s
+    par = np.zeros(16, np.int64)
+    par[: s.P_EXACT + 1] = (
+        warmup,
+        end,
+        to_ns(interval_s),
+        to_ns(scenario.function.init_s),
+        to_ns(scenario.function.keep_alive_s),
+        scenario.function.concurrency,
+        10**10 // burst,
+        burst,
+        to_ns(scenario.spot.notice_s),
+        rows,
+        histogram,
+        workload.seconds,
+        workload.times_ns is not None,
+    )
+    widest = max(p.service_ns.shape[1] for p in scenario.pools)
+    service = np.zeros((pools, models, widest), np.int64)
+    believed = np.zeros_like(service)
+    for i, p in enumerate(scenario.pools):
+        service[i, :, : p.service_ns.shape[1]] = p.service_ns
+        believed[i, :, : p.service_ns.shape[1]] = p.believed_ns
+    storms = [
+        (to_ns(x.start_s), to_ns(x.start_s + x.length_s), x.interruptions_per_hour, round(x.refused_share * 65536))
+        for x in sorted(scenario.spot.storms, key=lambda x: x.start_s)
+    ]
+    window_ns = np.array([to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes])
+    longest = max([1, *(1 + (end - warmup) // w for w in window_ns if w)])
+    peak = int(workload.counts.max(initial=0))
+    room = power_of_two(max(1024, 2 * peak + 2))
+    n_rows = int(workload.counts.sum()) if rows else 1
+    containers = min(room, power_of_two(scenario.function.concurrency)) if _functions(scenario) else 1
+    seconds_seen = int(np.ceil(interval_s)) + 1
+    zeros = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
+    w = s.World(
+        par=par,
+        base=bases(seed),
+        service=service,
+        believed=believed,
+        slo=np.array([to_ns(c.slo_s) for c in scenario.classes], np.int64),
+        quantile=lognormal_table(scenario.service.spread),
+        boot=lognormal_table(scenario.vm.boot_spread),
+        exponential=exponential_table(),
+        thresholds=np.ascontiguousarray(workload.thresholds, np.int64),
+        counts=np.ascontiguousarray(workload.counts, np.int64),
+        times=np.zeros(1, np.int64) if workload.times_ns is None else np.ascontiguousarray(workload.times_ns),
+        storm=np.array(storms, np.float64).reshape(-1, 4),
+        hazard=np.array([scenario.spot.interruptions_per_hour], np.float64),
+        window_ns=window_ns.astype(np.int64),
+        routes=zeros(classes),
+        route_cum=zeros(classes, ROUTES),
+        n_steps=zeros(classes, ROUTES),
+        step=zeros(classes, ROUTES, STEPS, 6),
+        clock=zeros(16),
+        pool=zeros(pools, s.POOL_COLUMNS),
+        tree=np.full((pools, 256), s.NEVER, np.int64),
+        end_of=zeros(pools, 128),
+        machine=zeros(pools, 128, s.MACHINE_COLUMNS),
+        queue=zeros(pools, classes, 5),
+        ring=zeros(pools, classes, room, 3),
+        held=zeros(pools, 256),
+        function=zeros(pools, models, s.FUNCTION_COLUMNS),
+        flight=zeros(pools, models, containers),
+        warm=zeros(pools, models, containers),
+        doomed=zeros(pools, room, 4),
+        arrive_at=zeros(peak + 1),
+        arrive_draw=np.zeros(peak + 1, np.uint64),
+        batch=zeros(widest, 3),
+        arrivals=zeros(seconds_seen, classes),
+        served=zeros(s.BUCKETS, pools, models, classes),
+        late=zeros(s.BUCKETS, classes),
+        busy=zeros(s.BUCKETS, pools),
+        answered=zeros(pools, models, classes),
+        scored_late=zeros(models, classes),
+        scored=zeros(classes),
+        histogram=zeros(classes, s.HISTOGRAM_BINS if histogram else 1),
+        windows=zeros(classes, longest, models),
+        row_class=np.zeros(n_rows, np.int16),
+        row_pool=np.full(n_rows, -1, np.int16),
+        row_model=np.full(n_rows, -1, np.int16),
+        row_start=np.full(n_rows, -1, np.int64),
+        row_finish=np.full(n_rows, -1, np.int64),
+        row_cold=np.zeros(n_rows, np.int8),
+        row_arrived=zeros(n_rows),
+    )
+    _fill_pools(w, scenario)
+    return w
+
+
+def _functions(scenario: Scenario) -> bool:
+    return any(p.is_function for p in scenario.pools)
+
+
+def _fill_pools(w: s.World, scenario: Scenario) -> None:
+    """Write every pool's constants and empty state."""
+    w.clock[s.NEXT_ALL] = s.NEVER_KEY
+    w.function[:, :, s.TAT] = -(1 << 58)
+    for i, p in enumerate(scenario.pools):
+        row = w.pool[i]
+        row[s.NEXT] = s.NEVER_KEY
+        row[s.IS_FUNCTION] = p.is_function
+        row[s.IS_SPOT] = p.market == "spot"
+        row[s.SLOTS] = p.slots
+        row[s.LEAVES] = power_of_two(max(16, p.slots))
+        row[[s.NEXT_READY, s.NEXT_LOSS, s.RETURN_AT]] = s.NEVER
+        row[s.BATCH_MAX] = 1
+        row[s.MAX_MACHINES] = p.max_machines
+        if p.is_function:
+            row[s.BOOT_MEAN] = to_ns(scenario.function.init_s)
+        else:
+            row[s.PENDING] = to_ns(scenario.vm.pending_s)
+            row[s.BOOT_MEAN] = to_ns(scenario.vm.boot_s)
+            row[s.MIN_BILL] = to_ns(scenario.vm.minimum_bill_s)
+            row[s.OWN_BOOT_SPREAD] = 1
+
+
+def grow(w: s.World) -> s.World:
+    """Return the world with twice the room in its queues and container heaps; queued requests keep their place."""
+    old = w.ring.shape[2]
+    ring = np.zeros((*w.ring.shape[:2], 2 * old, 3), np.int64)
+    for p, k in np.ndindex(*w.ring.shape[:2]):
+        waiting = np.arange(w.queue[p, k, s.HEAD], w.queue[p, k, s.TAIL])
+        ring[p, k, waiting & (2 * old - 1)] = w.ring[p, k, waiting & (old - 1)]
+    double = lambda a, axis: np.concatenate([a, np.zeros_like(a)], axis=axis)  # noqa: E731
+    most = max(w.flight.shape[2], min(2 * w.flight.shape[2], power_of_two(int(w.par[s.P_CONCURRENCY]))))
+    wider = most > w.flight.shape[2]
+    return w._replace(
+        ring=ring,
+        doomed=double(w.doomed, 1),
+        flight=double(w.flight, 2) if wider else w.flight,
+        warm=double(w.warm, 2) if wider else w.warm,
+    )
+
+
+def make_room_for_machines(w: s.World, target: np.ndarray) -> s.World:
+    """Return the world with trees deep enough that every target fits twice (so that gaps are closed seldom)."""
+    for p in range(len(target)):
+        slots, old = int(w.pool[p, s.SLOTS]), int(w.pool[p, s.LEAVES])
+        wanted = power_of_two(2 * min(int(target[p]), int(w.pool[p, s.MAX_MACHINES])) * slots)
+        if wanted <= old:
+            continue
+        if 2 * wanted > w.tree.shape[1]:
+            more = 2 * wanted - w.tree.shape[1]
+            w = w._replace(
+                tree=np.pad(w.tree, ((0, 0), (0, more)), constant_values=s.NEVER),
+                end_of=np.pad(w.end_of, ((0, 0), (0, wanted - w.end_of.shape[1]))),
+                machine=np.pad(w.machine, ((0, 0), (0, wanted - w.machine.shape[1]), (0, 0))),
+            )
+        w.pool[p, s.LEAVES] = wanted
+        compact(w, p, old)
+    return w
+
+
+def write_routes(w: s.World, decision: Decision) -> None:
+    """Write a decision's routes (rules 3.5 and 6.1)."""
+    for k, routes in enumerate(decision.routes):
+        w.routes[k] = len(routes)
+        total, running = sum(r.weight for r in routes), 0.0
+        for r, route in enumerate(routes):
+            running += route.weight
+            w.route_cum[k, r] = round(running / total * 4096)
+            w.n_steps[k, r] = len(route.steps)
+            for i, step in enumerate(route.steps):
+                late = -1 if step.late_model is None else step.late_model
+                slack = s.NO_SLACK if step.leave_slack_s == -np.inf else to_ns(min(step.leave_slack_s, 1e8))
+                w.step[k, r, i] = (step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s))
