@@ -5,6 +5,7 @@ The file format is described in the README; :func:`load_scenario` reads one and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,3 +160,26 @@ class Scenario:
     def accuracy_pct(self) -> np.ndarray:
         """Return the models' accuracies, shape [M], percent."""
         return np.array([m.accuracy_pct for m in self.models])
+
+
+def load_scenario(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Scenario:
+    """Read a scenario and resolve it against catalogue and profile.
+
+    Args:
+        name_or_path: a name of :func:`scenario_names` or the path of a TOML file.
+        overrides: dotted keys as in the file, list entries by name (``"vm.boot_s": 200.0``, ``"classes.strict.slo_s": 1.0``,
+            ``"load_machines": 50``); None removes a key; ``load_machines`` and ``rate_scale`` displace each other.
+
+    Raises:
+        InputError: naming file and key, with what would be right.
+    """
+    from selfserve import scenario_file  # it builds this module's classes
+
+    return scenario_file.load(name_or_path, overrides)
+
+
+def scenario_names() -> list[str]:
+    """Return the scenarios that come with the package."""
+    from selfserve import scenario_file
+
+    return scenario_file.names()

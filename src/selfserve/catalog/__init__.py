@@ -1,0 +1,165 @@
+"""What can be bought and what can be served: facts in CSV files with source and date, read anew at every call.
+
+========================  ==========================================================================================
+``prices/*.csv``          machines and functions of a provider and region, US dollars
+``models.csv``            torchvision's models, frozen from its weight metadata by :mod:`selfserve.catalog.vision`
+``published_models.csv``  the models of the founding paper with their published latency
+``profiles/*.csv``        measured service times, memory and load times (:mod:`selfserve.profiling`)
+``gpu_batches.csv``       published latency by batch size of resnet50 on cloud GPUs
+``accelerators.csv``      which of these curves stands for an accelerator, and how much faster it is
+``families.csv``          speed of a vCPU of each machine family
+``reference_latency.csv`` published measurements that carried profiles are checked against
+``startup_times.csv``     boot, cold start, keep-alive, interruption: measurements found
+``scaling_defaults.csv``  defaults of the clouds' autoscalers
+========================  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from selfserve.errors import InputError
+
+ROOT = Path(__file__).parent
+
+_PRICE_NUMBERS = (
+    "vcpu", "memory_gib", "accelerator_count", "gpu_memory_gib", "usd_per_hour", "spot_usd_per_hour",
+    "spot_min_usd_per_hour", "spot_max_usd_per_hour", "usd_per_gb_s", "usd_per_request", "provisioned_usd_per_gb_s",
+    "provisioned_duration_usd_per_gb_s", "memory_min_mb", "memory_max_mb", "mb_per_vcpu",
+)  # fmt: skip
+_PRICE_NEEDS = {
+    "vm": ("vcpu", "memory_gib", "usd_per_hour"),
+    "function": ("usd_per_gb_s", "usd_per_request", "memory_min_mb", "memory_max_mb", "mb_per_vcpu"),
+}
+_PROFILE_COLUMNS = ("model", "device", "threads", "batch", "p50_ms", "tag")
+TAGS = ("measured", "published", "scaled")
+
+
+def catalogued(folder: str) -> list[str]:
+    """Return the names of the lists in ``prices`` or ``profiles``."""
+    return sorted(path.stem for path in (ROOT / folder).glob("*.csv"))
+
+
+def load_prices(name: str) -> pd.DataFrame:
+    """Return a price list, indexed by resource; ``kind`` is ``vm`` or ``function``.
+
+    Args:
+        name: a list of the catalogue such as ``aws_us_east_1``, or the path of a CSV file with the same columns.
+
+    Raises:
+        InputError: if there is no such list, or a cell is missing, not a number or negative.
+    """
+    path = _find(name, "prices", "price list")
+    table = read_table(path, ("resource", "kind", "usd_per_hour"), _PRICE_NUMBERS)
+    for line, row in zip(table.index + 2, table.to_dict("records"), strict=True):
+        if row["kind"] not in _PRICE_NEEDS:
+            raise InputError(f"{path}: line {line}, column kind: {row['kind']!r} is not vm or function")
+        for column in _PRICE_NEEDS[row["kind"]]:
+            if not np.isfinite(row.get(column, np.nan)):
+                raise InputError(f"{path}: line {line}, column {column}: {row['resource']} needs a number here")
+    _unique(table, ["resource"], path)
+    return table.set_index("resource")
+
+
+def load_models() -> pd.DataFrame:
+    """Return torchvision's catalogued models, indexed by name (columns: :func:`selfserve.catalog.vision.read_models`)."""
+    numbers = ("accuracy_pct", "top5_pct", "parameters", "gmacs", "file_mb", "input_px")
+    return read_table(ROOT / "models.csv", ("model", *numbers), numbers).set_index("model")
+
+
+def load_facts(name: str) -> pd.DataFrame:
+    """Return another table of the catalogue as it is, for instance ``published_models`` or ``startup_times``."""
+    return pd.read_csv(_find(name, ".", "table"))
+
+
+def load_profile(name: str = "cpu") -> pd.DataFrame:
+    """Return profile rows: one a model, device, number of threads and batch size (columns: :func:`selfserve.profiling.profile`).
+
+    ``cpu`` combines what is known of CPUs: ``measured`` rows, ``published`` rows of models that were not measured, and
+    ``scaled`` rows for the rest of the catalogue (:func:`selfserve.catalog.carry.scale_by_gmacs`).
+
+    Args:
+        name: ``cpu``, a file of ``profiles`` or the path of a CSV file written by ``selfserve profile``.
+
+    Raises:
+        InputError: if there is no such profile or a cell is missing or not a positive number.
+    """
+    from selfserve.catalog import carry  # it reads this module's tables
+
+    if name == "cpu":
+        measured = _read_profile(ROOT / "profiles" / "cpu_measured.csv")
+        rows = [measured, carry.published_rows(), carry.scale_by_gmacs(measured, load_models())]
+        return pd.concat(rows, ignore_index=True)
+    return _read_profile(_find(name, "profiles", "profile"))
+
+
+def accuracy_of(model: str) -> float | None:
+    """Return a model's ImageNet-1K top-1 accuracy in percent: torchvision's, else the published one, else None."""
+    models = load_models()
+    if model in models.index:
+        return float(models.at[model, "accuracy_pct"])
+    published = load_facts("published_models").set_index("model")
+    return float(published.at[model, "accuracy_pct"]) if model in published.index else None
+
+
+def read_table(path: Path, required: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV file, convert the number columns (an empty cell is NaN) and check that none is negative.
+
+    Raises:
+        InputError: naming file, line, column and value.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    for column in required:
+        if column not in table:
+            raise InputError(f"{path}: column {column} is missing; the columns must include {', '.join(required)}")
+    for column in (c for c in numbers if c in table):
+        table[column] = [_number(path, i + 2, column, text) for i, text in enumerate(table[column])]
+    return table
+
+
+def _number(path: Path, line: int, column: str, text: str) -> float:
+    try:
+        value = float(text) if text.strip() else np.nan
+    except ValueError:
+        raise InputError(f"{path}: line {line}, column {column}: {text!r} is not a number") from None
+    if value < 0 or np.isinf(value):
+        raise InputError(f"{path}: line {line}, column {column}: {text} must be finite and not negative")
+    return value
+
+
+def _read_profile(path: Path) -> pd.DataFrame:
+    numbers = ("threads", "slots", "batch", "p50_ms", "p99_ms", "mean_ms", "load_ms", "runtime_mb", "memory_mb")
+    table = read_table(path, _PROFILE_COLUMNS, numbers)
+    for column in ("threads", "batch", "p50_ms"):
+        bad = table.index[~(table[column] > 0)]
+        if len(bad):
+            raise InputError(f"{path}: line {bad[0] + 2}, column {column}: a positive number is needed")
+    for column in ("threads", "batch"):
+        table[column] = table[column].astype(int)
+    bad = table.index[~table["tag"].isin(TAGS)]
+    if len(bad):
+        raise InputError(f"{path}: line {bad[0] + 2}, column tag: {table.at[bad[0], 'tag']!r} is not {', '.join(TAGS)}")
+    _unique(table, ["model", "device", "threads", "batch"], path)
+    return table
+
+
+def _unique(table: pd.DataFrame, columns: list[str], path: Path) -> None:
+    twice = table.index[table.duplicated(columns)]
+    if len(twice):
+        raise InputError(f"{path}: line {twice[0] + 2}: a second row for {tuple(table.loc[twice[0], columns])}")
+
+
+def _find(name: str, folder: str, what: str) -> Path:
+    """Return the path of a catalogued table, or of the user's file."""
+    path = ROOT / folder / f"{name}.csv"
+    if path.is_file():
+        return path
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"{what} {name!r}: no such file; the catalogue has {', '.join(catalogued(folder))}")
