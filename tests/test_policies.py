@@ -29,7 +29,7 @@ def steps_of(name, scenario, **parameters):
 # --- the systems
 
 
-def test_reactive_follows_the_last_second_up_at_once():
+def test_reactive_follows_the_last_interval_up_at_once():
     loads = [0, 100, 400, 400]
     assert machines_over_time(make_policy("reactive"), ONE_CLASS, loads) == [0, 0, 3, 10, 10]
 
@@ -41,7 +41,17 @@ def test_reactive_gives_idle_machines_back_after_three_minutes():
 
 
 def test_reactive_starts_from_its_history():
-    assert machines_over_time(make_policy("reactive"), ONE_CLASS, [], history=[10.0] * 50 + [80.0])[0] == 2
+    history = [10.0] * 50 + [80.0] * 10
+    assert machines_over_time(make_policy("reactive"), ONE_CLASS, [], history=history)[0] == 2
+
+
+def test_policies_decide_at_the_scenarios_interval_unless_they_have_their_own():
+    policy = make_policy("mixed")
+    for interval_s in (10.0, 4.0):
+        policy.reset(dataclasses.replace(ONE_CLASS, interval_s=interval_s, pools=make_scenario().pools), np.zeros(0))
+        assert policy.interval_s == interval_s
+    assert make_policy("spock").interval_s == 1.0
+    assert make_policy("reactive", interval_s="2").interval_s == 2.0
 
 
 def test_vm_policies_never_use_functions():
@@ -187,6 +197,7 @@ def test_what_an_offline_choice_knows_is_offered_only_where_it_is_taken():
         ("mixed", {"keep_s": "nan"}, "keep_s=nan: must be 0 or more"),
         ("mixed", {"overflow": "always"}, "must be one of never, idle, fits, last_moment"),
         ("mixed", {"interval_s": 0}, "interval_s=0.0: must be above 0"),
+        ("static", {"interval_s": -1}, "interval_s=-1.0: must be above 0"),
         ("static", {"machines": 1.5}, "machines=1.5: must be a whole number or none"),
         ("static", {"machines": float("inf")}, "must be a whole number"),
         ("static", {"machines": True}, "must be a whole number"),

@@ -12,10 +12,10 @@ from selfserve.policies.base import PlannerPolicy
 class Reactive(PlannerPolicy):
     """Machines for the load of the last interval; requests queue without limit until these are up.
 
-    WoSC'20 section 2.3 ("reactive", figures 4 and 5) leaves its constants open; here they are those of "autoscale" in
-    Spock (CLOUD'19, section V). Interpreted: demand is the last second's arrivals times the believed work per request,
-    over all slots of a machine; waiting requests launch nothing, but a busy machine is not idle and stays. Spock's
-    over-provisioned X-autoscale is ``headroom=1.5``.
+    WoSC'20 section 2.3 ("reactive", figures 4 and 5), after "autoscale" in Spock (CLOUD'19, section V). Interpreted:
+    demand is the interval's arrivals times the believed work per request, over all slots of a machine; waiting requests
+    launch nothing, but a busy machine is not idle and stays. Spock's reading is ``interval_s=1``, its over-provisioned
+    X-autoscale ``headroom=1.5``.
     """
 
     name: ClassVar[str] = "reactive"

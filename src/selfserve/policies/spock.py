@@ -32,6 +32,7 @@ class Spock(PlannerPolicy):
     policy: Literal["predictive", "reactive"] = "predictive"
     overflow: Overflow = "idle"
     window_s: int = 500
+    interval_s: float | None = 1.0
 
     def __post_init__(self) -> None:
         """Check the parameters."""

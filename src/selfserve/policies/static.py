@@ -24,14 +24,14 @@ class Static:
         machines: size of the fleet, overriding the rule.
         peak_rate: requests/s over the busiest minute of the trace to be served.
         pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
-        interval_s: seconds between (equal) decisions.
+        interval_s: seconds between (equal) decisions (default: the scenario's).
     """
 
     name: ClassVar[str] = "static"
     machines: int | None = None
     peak_rate: float | None = None
     pool: str | None = None
-    interval_s: float = 10.0
+    interval_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -39,11 +39,13 @@ class Static:
         require(self.machines is None or self.machines >= 0, text + f"machines={self.machines}: must be 0 or more")
         known = self.peak_rate is None or 0 <= self.peak_rate < inf
         require(known, text + f"peak_rate={self.peak_rate}: must be 0 or more")
-        require(0 < self.interval_s < inf, text + f"interval_s={self.interval_s}: must be above 0")
+        own = self._own_interval_s = self.interval_s
+        require(own is None or 0 < own < inf, text + f"interval_s={own}: must be above 0")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Choose the fleet once for the whole run."""
-        planner = Planner(scenario, history, self.interval_s, pool=self.pool)
+        interval_s = self.interval_s = self._own_interval_s or scenario.interval_s
+        planner = Planner(scenario, history, interval_s, pool=self.pool)
         if self.machines is not None:
             home = max(range(len(scenario.pools)), key=planner.resources.pool_of.count)
             fleet = [self.machines if p == home else 0 for p in range(len(scenario.pools))]
