@@ -35,8 +35,8 @@ PROFILED = (
 """The models of the committed profile."""
 
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-"""glibc returns large buffers to the kernel after each pass and pays page faults for them in the next; a serving process
-keeps them (PyTorch's tuning guide: use an allocator that does)."""
+"""glibc returns large buffers to the kernel after each pass and pays page faults for them in the next; a serving
+process keeps them (PyTorch's tuning guide: use an allocator that does)."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def profile(
     """Return one row for each model, number of threads and batch size.
 
     Each cell is measured in ``rounds`` blocks spread over time, each at least ``block_s`` seconds and ``least_runs``
-    runs long; the row holds the block with the least median, so that another program's burst on a shared machine does not
-    enter. Times are whole-batch latencies in milliseconds over all slots; ``cpu_share`` is the CPU time that the
+    runs long; the row holds the block with the least median, so that another program's burst on a shared machine does
+    not enter. Times are whole-batch latencies in milliseconds over all slots; ``cpu_share`` is the CPU time that the
     workers got over the time they wanted (well below 1: the machine was shared, measure again); ``memory_mb`` is a
     worker's resident peak (CPU) or the allocator's peak (CUDA), ``runtime_mb`` what it held before the model came.
 
@@ -125,7 +125,9 @@ def _check(models: Sequence[str], device: str, threads: Sequence[int], batches: 
     if device not in ("cpu", "cuda"):
         raise InputError(f"profile: device {device!r} is not cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("profile: device cuda: torch finds no GPU here (a CUDA build of torch and a driver are needed)")
+        raise InputError(
+            "profile: device cuda: torch finds no GPU here (a CUDA build of torch and a driver are needed)"
+        )
     for what, values in (("batches", batches), ("threads", threads)):
         if not values or any(int(v) != v or v < 1 for v in values):
             raise InputError(f"profile: {what} {list(values)} must be whole numbers of at least 1")
@@ -201,7 +203,7 @@ def _measure(job: _Job, barrier: Any) -> dict[int, list[dict[str, Any]]]:
 
 
 def _block(job: _Job, network: Any, batch: int, barrier: Any) -> dict[str, Any]:
-    """Time forward passes of one batch size for ``block_s`` seconds, after a warm-up pass, in step with the other slots."""
+    """Time forward passes of one batch size for ``block_s`` seconds, after a warm-up pass, in step with other slots."""
     import torch
 
     images = torch.rand(batch, 3, job.input_px, job.input_px, device=job.device)

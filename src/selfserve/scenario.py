@@ -1,6 +1,7 @@
 """A scenario: what is served, on what, at which prices and under which physics; read from TOML, frozen.
 
-The file format is described in the README; :func:`load_scenario` reads one and resolves every name against the catalogue.
+The file format is described in the README; :func:`load_scenario` reads one and resolves every name against the
+catalogue.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Pool:
     usd_per_request: float
     """Function pools: price of an invocation, price_factor included; 0 for machines."""
     service_ns: np.ndarray
-    """int64 [M, B + 1]: mean service time of a batch of b = 1..B on a fully busy machine; 0 where not resident; column 0 unused."""
+    """int64 [M, B + 1]: mean service time of a batch of b = 1..B on a fully busy machine; 0 where the model is not
+    resident; column 0 is unused."""
     believed_ns: np.ndarray
     """int64 [M, B + 1]: what policies and IF_FITS believe of it (``believed_factor`` times the truth)."""
     sources: tuple[str, ...]
@@ -167,8 +169,9 @@ def load_scenario(name_or_path: str, overrides: Mapping[str, object] | None = No
 
     Args:
         name_or_path: a name of :func:`scenario_names` or the path of a TOML file.
-        overrides: dotted keys as in the file, list entries by name (``"vm.boot_s": 200.0``, ``"classes.strict.slo_s": 1.0``,
-            ``"load_machines": 50``); None removes a key; ``load_machines`` and ``rate_scale`` displace each other.
+        overrides: dotted keys as in the file, list entries by name (``"vm.boot_s": 200.0``,
+            ``"classes.strict.slo_s": 1.0``, ``"load_machines": 50``); None removes a key; ``load_machines`` and
+            ``rate_scale`` displace each other.
 
     Raises:
         InputError: naming file and key, with what would be right.

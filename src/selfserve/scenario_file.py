@@ -8,6 +8,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -111,6 +112,17 @@ class _File(_Section):
     workload: _Workload = _Workload()
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "classes": _Class,
+    "pools": _Pool,
+    "vm": _Vm,
+    "function": _Function,
+    "spot": _Spot,
+    "service": _Service,
+    "workload": _Workload,
+}
+
+
 def load(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Scenario:
     """Return a scenario; see :func:`selfserve.scenario.load_scenario`."""
     raw, where = _read(name_or_path)
@@ -164,7 +176,7 @@ def _override(raw: dict[str, Any], key: str, value: object, where: str) -> None:
 
 
 def _validate(raw: dict[str, Any], where: str) -> _File:
-    """Check types, limits and names of keys; an unknown key is reported before a missing one, anything else in between."""
+    """Check types, limits and names of keys; an unknown key is reported before, a missing one after all else."""
     try:
         return _File.model_validate(raw)
     except ValidationError as error:
@@ -194,12 +206,8 @@ def _explain(error: Any, raw: dict[str, Any]) -> str:
 
 def _section(steps: Iterable[Any]) -> type[BaseModel]:
     """Return the schema of the section at this place of the file."""
-    schema: type[BaseModel] = _File
-    for step in steps:
-        if isinstance(step, str):
-            lists = {"classes": _Class, "pools": _Pool}
-            schema = lists.get(step) or type(_File.model_fields[step].default)
-    return schema
+    name = next((step for step in steps if isinstance(step, str)), "")
+    return _SECTIONS.get(name, _File)
 
 
 def _check_together(parsed: _File, where: str) -> None:
@@ -231,8 +239,7 @@ def _check_storms(storms: list[list[float]], where: str) -> None:
                 f"{where}: spot.storms.{i} = {storms[i]}: wants [start_s, length_s > 0, interruptions_per_hour, "
                 "refused_share between 0 and 1]"
             )
-    ordered = sorted(storms)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in pairwise(sorted(storms)):
         if after[0] < before[0] + before[1]:
             raise InputError(f"{where}: spot.storms: {before} and {after} overlap; a storm must end before the next")
 
@@ -306,7 +313,8 @@ def _pool(pool: _Pool, names: list[str], lists: _Lists, where: str) -> Pool:
     if len(set(pool.models)) < len(pool.models):
         raise InputError(f"{where}.models: a model is named twice")
     if pool.resource not in lists.prices.index:
-        raise InputError(f"{where}.resource = {pool.resource!r}: not in the price list, which has {', '.join(lists.prices.index)}")
+        known = ", ".join(lists.prices.index)
+        raise InputError(f"{where}.resource = {pool.resource!r}: not in the price list, which has {known}")
     resource = lists.prices.loc[pool.resource]
     function = resource["kind"] == "function"
     wrong = {"market", "threads"} & pool.model_fields_set if function else {"memory_mb"} & pool.model_fields_set
@@ -372,8 +380,8 @@ def _largest_batch(
 ) -> int:
     """Return the largest batch that every resident model was profiled with and that fits the memory.
 
-    Each of the machine's workers holds the runtime, its own copy of every resident model and the intermediate results of
-    one batch. A function holds one model. What is not known (published models) counts as nothing.
+    Each of the machine's workers holds the runtime, its own copy of every resident model and the intermediate results
+    of one batch. A function holds one model. What is not known (published models) counts as nothing.
     """
     weights = np.nan_to_num([weights_mb(name) for name in pool.models])
     resident = np.max(weights) if pool.memory_mb is not None else np.sum(weights)
@@ -386,8 +394,8 @@ def _largest_batch(
     fitting = [b for b, mb in zip(batches, need, strict=True) if mb <= limit_mb]
     if not fitting:
         raise InputError(
-            f"{where}.models: {slots} worker(s) with {', '.join(pool.models)} need {need[0]:,.0f} MB, {pool.resource} has "
-            f"{limit_mb:,.0f} MB; take fewer models, more threads or more memory"
+            f"{where}.models: {slots} worker(s) with {', '.join(pool.models)} need {need[0]:,.0f} MB, {pool.resource} "
+            f"has {limit_mb:,.0f} MB; take fewer models, more threads or more memory"
         )
     return int(max(fitting))
 

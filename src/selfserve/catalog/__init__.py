@@ -65,7 +65,10 @@ def load_prices(name: str) -> pd.DataFrame:
 
 
 def load_models() -> pd.DataFrame:
-    """Return torchvision's catalogued models, indexed by name (columns: :func:`selfserve.catalog.vision.read_models`)."""
+    """Return torchvision's catalogued models, indexed by name.
+
+    The columns are those of :func:`selfserve.catalog.vision.read_models`.
+    """
     numbers = ("accuracy_pct", "top5_pct", "parameters", "gmacs", "file_mb", "input_px")
     return read_table(ROOT / "models.csv", ("model", *numbers), numbers).set_index("model")
 
@@ -76,10 +79,11 @@ def load_facts(name: str) -> pd.DataFrame:
 
 
 def load_profile(name: str = "cpu") -> pd.DataFrame:
-    """Return profile rows: one a model, device, number of threads and batch size (columns: :func:`selfserve.profiling.profile`).
+    """Return profile rows, one a model, device, number of threads and batch size.
 
-    ``cpu`` combines what is known of CPUs: ``measured`` rows, ``published`` rows of models that were not measured, and
-    ``scaled`` rows for the rest of the catalogue (:func:`selfserve.catalog.carry.scale_by_gmacs`).
+    The columns are those of :func:`selfserve.profiling.profile`. ``cpu`` combines what is known of CPUs: ``measured``
+    rows, ``published`` rows of models that were not measured, and ``scaled`` rows for the rest of the catalogue
+    (:func:`selfserve.catalog.carry.scale_by_gmacs`).
 
     Args:
         name: ``cpu``, a file of ``profiles`` or the path of a CSV file written by ``selfserve profile``.

@@ -23,21 +23,20 @@ def carry_profile(
 ) -> pd.DataFrame:
     """Return a model's service times on a resource: ``batch, service_ms, activation_mb, tag``, ascending by batch.
 
-    A **VM** runs ``vcpu / threads`` workers at once, which is how the profile was measured (all slots busy): its time is the
-    profile's, over the speed of the family's vCPU (``families.csv``; burstable machines get the share they may use for ever).
-    Numbers of threads that were not measured follow Amdahl's law through one and two threads.
+    A **VM** runs ``vcpu / threads`` workers at once, which is how the profile was measured (all slots busy): its time
+    is the profile's, over the speed of the family's vCPU (``families.csv``; burstable machines get the share they may
+    use for ever). Numbers of threads that were not measured follow Amdahl's law through one and two threads.
 
-    A **function** of ``m`` MB has ``v = m / mb_per_vcpu`` vCPUs (AWS Lambda Developer Guide: CPU is proportional to memory, one
-    vCPU at 1,769 MB). Below one vCPU it gets that share of a core's time: ``t(1 thread) / v``. Above, the model's own parallel
-    share p (Amdahl, from its rows with one and two threads) limits the gain: ``t(1) ((1 - p) + p / v)``. Both over the
-    function's vCPU speed.
+    A **function** of ``m`` MB has ``v = m / mb_per_vcpu`` vCPUs (AWS Lambda Developer Guide: CPU is proportional to
+    memory, one vCPU at 1,769 MB). Below one vCPU it gets that share of a core's time: ``t(1 thread) / v``. Above, the
+    model's own parallel share p (Amdahl, from its rows with one and two threads) limits the gain:
+    ``t(1 thread) ((1 - p) + p / v)``. Both over the function's vCPU speed.
 
-    A **GPU** takes measured rows of its own (``device`` cuda, ``machine`` naming the accelerator) where the profile has them;
-    else the published latency of resnet50 by batch size (``gpu_batches.csv``, NVIDIA DeepLearningExamples, mixed
+    A **GPU** takes measured rows of its own (``device`` cuda, ``machine`` naming the accelerator) where the profile has
+    them; else the published latency of resnet50 by batch size (``gpu_batches.csv``, NVIDIA DeepLearningExamples, mixed
     precision), read at the equivalent number of resnet50 images: ``t(b) = curve(b w / s)`` with w the model's work in
-    resnet50 images (the ratio published for another GPU in ``reference_latency.csv``, else the ratio of GMACs) and s the
-    accelerator's speed over that of the curve (MLPerf offline throughput, ``accelerators.csv``). Below one image the curve
-    is flat, because small kernels wait for their launch.
+    resnet50 images (:func:`gpu_work`) and s the accelerator's speed over that of the curve (MLPerf offline throughput,
+    ``accelerators.csv``). Below one image the curve is flat, because small kernels wait for their launch.
 
     Args:
         profile: rows of :func:`selfserve.catalog.load_profile`.
@@ -47,7 +46,8 @@ def carry_profile(
         memory_mb: memory of a function, MB.
 
     Raises:
-        InputError: for a model that the profile lacks, threads that a VM has not, or a memory outside the function's limits.
+        InputError: for a model that the profile lacks, threads that a VM has not, or a memory that the function cannot
+            have.
     """
     rows = profile[profile["model"] == model]
     if rows.empty:
@@ -72,7 +72,7 @@ def vcpu_of_memory(resource: pd.Series, memory_mb: float) -> float:
 
 
 def weights_mb(model: str) -> float:
-    """Return the size of a model's weights in memory, MB of 2^20 bytes (NaN where the number of parameters is not known)."""
+    """Return the size of a model's weights in memory, MB of 2^20 bytes (NaN if its parameters are not known)."""
     models = load_models()
     return float(models.at[model, "parameters"]) * WEIGHT_BYTES / 2**20 if model in models.index else float("nan")
 
@@ -84,9 +84,9 @@ def runtime_mb(profile: pd.DataFrame) -> float:
 
 
 def scale_by_gmacs(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
-    """Return ``scaled`` rows for the catalogued models that were not measured: the median time per GMAC times their GMACs.
+    """Return ``scaled`` rows for the catalogued models that were not measured: median time per GMAC times GMACs.
 
-    The median is over the measured models, for each number of threads and batch; memory scales in the same way.
+    The median is over the measured models, for each number of threads and batch; memory scales the same way.
     """
     known = measured[(measured["device"] == "cpu") & measured["model"].isin(models.index)].copy()
     gmacs = models["gmacs"].reindex(known["model"]).to_numpy()
@@ -132,7 +132,7 @@ def _cpu_rows(rows: pd.DataFrame, threads: int) -> pd.DataFrame:
 
 
 def _amdahl(rows: pd.DataFrame, vcpu: float) -> pd.Series:
-    """Return time with ``vcpu`` processors over time with one, by batch: ``(1 - p) + p / v``, p from one and two threads."""
+    """Return time with ``vcpu`` processors over time with one, by batch (Amdahl's law, p from one and two threads)."""
     one, two = _cpu_rows(rows, 1)["p50_ms"], _cpu_rows(rows, 2)["p50_ms"]
     parallel = (2 * (1 - two / one)).reindex(one.index).clip(0, 1).fillna(0.0)  # none is claimed without a measurement
     return (1 - parallel) + parallel / vcpu
@@ -155,12 +155,16 @@ def _carry_gpu(rows: pd.DataFrame, model: str, accelerator: str) -> pd.DataFrame
         return _table(rows, model, own.set_index("batch")["p50_ms"].sort_index())
     known = load_facts("accelerators").set_index("accelerator")
     if accelerator not in known.index:
-        raise InputError(f"accelerator {accelerator!r}: no published latency by batch; known are {', '.join(known.index)}")
+        raise InputError(
+            f"accelerator {accelerator!r}: no published latency by batch; known are {', '.join(known.index)}"
+        )
     curves = load_facts("gpu_batches")
     curve = curves[curves["accelerator"] == known.at[accelerator, "curve"]].sort_values("batch")
     rate = known["offline_int8_per_s"] / known["device_count"]
     own_curve = known.at[accelerator, "curve"] == accelerator
-    speed = 1.0 if own_curve or np.isnan(rate[accelerator]) else rate[accelerator] / rate[known.at[accelerator, "curve"]]
+    speed = (
+        1.0 if own_curve or np.isnan(rate[accelerator]) else rate[accelerator] / rate[known.at[accelerator, "curve"]]
+    )
     images = np.array(GPU_BATCHES) * gpu_work(model) / speed
     ms = pd.Series(_read_curve(curve["batch"].to_numpy(), curve["mean_ms"].to_numpy(), images), index=GPU_BATCHES)
     return _table(rows, model, ms, "published" if model == "resnet50" and own_curve else "scaled")
@@ -169,8 +173,9 @@ def _carry_gpu(rows: pd.DataFrame, model: str, accelerator: str) -> pd.DataFrame
 def gpu_work(model: str, by: str = "published") -> float:
     """Return a model's work on a GPU in images of resnet50.
 
-    With ``by="published"`` it is the ratio of the whole-batch times published for one other GPU (PyTorch Image Models, RTX
-    3090, batch 1,024) where the model is listed there; otherwise, and with ``by="gmacs"``, the ratio of GMACs.
+    With ``by="published"`` it is the ratio of the whole-batch times published for one other GPU (PyTorch Image Models,
+    RTX 3090, batch 1,024; ``reference_latency.csv``) where the model is listed there; otherwise, and with
+    ``by="gmacs"``, the ratio of GMACs.
 
     Raises:
         InputError: if the catalogue knows neither.
@@ -192,7 +197,7 @@ def _read_curve(batch: np.ndarray, ms: np.ndarray, images: np.ndarray) -> np.nda
 
 
 def _table(rows: pd.DataFrame, model: str, ms: pd.Series, tag: str | None = None) -> pd.DataFrame:
-    """Assemble the answer; a worker's memory beyond runtime and weights grows linearly with batches that were not measured."""
+    """Assemble the answer; beyond the largest measured batch, intermediate results grow linearly with the batch."""
     one = _cpu_rows(rows, 1)
     if {"memory_mb", "runtime_mb"} <= set(one) and one["memory_mb"].notna().any():
         above = (one["memory_mb"] - one["runtime_mb"] - weights_mb(model)).clip(lower=0)

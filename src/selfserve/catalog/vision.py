@@ -59,7 +59,7 @@ def build(name: str) -> torch.nn.Module:
 
 
 def read_models(names: tuple[str, ...] = CATALOGUED) -> pd.DataFrame:
-    """Return one row a model: top-1 and top-5 accuracy (percent), parameters, GMACs, file size (MB), input side (pixels).
+    """Return one row a model: top-1 and top-5 accuracy (percent), parameters, GMACs, file (MB), input side (pixels).
 
     torchvision's field ``_ops`` counts multiply-accumulates in units of 10^9 at the input size of the weights.
     """
