@@ -12,14 +12,14 @@ _KERNELS = os.path.join("selfserve", "kernels")
 
 
 def _kernel_cache() -> str:
-    """Return a writable folder for compiled kernels, named after the package's sources.
+    """Return a writable folder for compiled kernels, named after the sources of the folders that hold some.
 
-    numba notices an edit in a kernel's own file but not in a callee's, and a read-only install without a home
-    has nowhere to cache: a folder of one's own for each state of the sources cures both.
+    numba notices an edit in a kernel's own file but not in its callees and constants, and a read-only install without
+    a home has nowhere to cache: a folder of one's own for each state of these sources cures both.
     """
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    sources = {path: path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))}
+    folders = {path.parent for path, text in sources.items() if b" import kernel" in text}
+    digest = hashlib.sha256(b"".join(text for path, text in sources.items() if path.parent in folders))
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(cache, _KERNELS, digest.hexdigest()[:16])
     try:
