@@ -5,6 +5,7 @@ import pytest
 
 from selfserve import twins
 from selfserve.errors import InputError
+from selfserve.studies import workloads as study
 from selfserve.traces import SOURCES, burstiness, day_shape, dispersion, make_trace
 from selfserve.twins import closeness, fit_twin, generate, load_recipe, load_twin, recipe_folder, statistics, twin_names
 from selfserve.workload import load_trace
@@ -84,3 +85,34 @@ def test_what_cannot_be_fitted_or_found_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(twins, "recipe_folder", lambda: tmp_path)
     with pytest.raises(InputError, match=r"twin gone-twin: .* not there"):
         load_twin("gone-twin")
+
+
+def test_the_quick_study_needs_twins_only(monkeypatch, tmp_path):
+    monkeypatch.setenv("SELFSERVE_TRACES", str(tmp_path))  # an empty folder
+    traces = study.shown(quick=True)
+    assert list(traces) == [*study.TWINS, "wiki_like"]
+    close = study.twin_closeness(traces, other_seeds=2)
+    assert set(close["source"]) == {"recipe"} and ((close["ratio"] - 1).abs() < 0.1).all()
+    assert set(study.twin_excerpts(traces)["side"]) == {"twin"}
+    claim = study.burstiness_claim(traces).set_index("trace")
+    assert (
+        claim.loc["wiki_like", "measured_pct"] == pytest.approx(36, abs=0.5)
+        and not claim.loc["wiki_like", "above_threshold"]
+    )
+    with pytest.raises(InputError, match="SELFSERVE_TRACES"):
+        study.shown(quick=False)
+
+
+def test_shown_splits_cover_each_trace_once():
+    traces = study.shown(quick=True)
+    for name, parts in study.splits(traces).groupby("trace"):
+        assert parts["start_h"].iloc[0] == 0 and parts["end_h"].iloc[-1] == traces[name].seconds / 3600
+        assert (parts["start_h"].to_numpy()[1:] == parts["end_h"].to_numpy()[:-1]).all()
+
+
+def test_drift_of_shares_stays_a_share_and_is_flat_without_drift():
+    table = study.class_drift(drifts=(0.0, 0.5), hours=1)
+    total = table.groupby(["drift", "seed", "hour"])["share"].sum()
+    assert total.to_numpy() == pytest.approx(np.ones(len(total))) and len(total) == 2 * 2 * 60
+    spread = table.groupby(["drift", "class"])["share"].std()
+    assert (spread[0.0] < 1e-9).all() and (spread[0.5] > 0.005).all()

@@ -95,14 +95,16 @@ def burstiness_scatter(hours: pd.DataFrame, whole: pd.DataFrame, threshold_pct: 
         x = 100 * row.burstiness
         ax.scatter([x], [row.dispersion_60s], s=75, edgecolor="black", zorder=3, label=row.trace, **style)
     ax.axvline(threshold_pct, color="0.4", linestyle="--", linewidth=1)
-    ax.text(threshold_pct, 1.01, f"{threshold_pct:.0f}%", transform=ax.get_xaxis_transform(), ha="center", va="bottom")
+    note: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "top"}
+    ax.text(threshold_pct + 0.5, 0.98, f"{threshold_pct:.0f}%", **note)
+    ax.text(1, 0.98, "large: whole trace\nsmall: each hour", **note)
     ax.set(
         xlabel="(peak − mean) / peak, percent",
         ylabel="variance / mean of requests in 60 s",
         yscale="log",
         xlim=(0, 100),
     )
-    ax.legend(loc="upper left", title="large: whole trace\nsmall: each hour", alignment="left")
+    fig.legend(*ax.get_legend_handles_labels(), ncols=4, loc="outside upper center")
     return finish(fig)
 
 
