@@ -28,8 +28,7 @@ static void replace_least(int64_t *heap, int64_t c, int64_t finish)
 {
     int64_t i = 0, child;
     while ((child = 2 * i + 1) < c) {
-        if (child + 1 < c && heap[child + 1] < heap[child])
-            child++;
+        child += child + 1 < c && heap[child + 1] < heap[child]; /* no branch: half of them would be mispredicted */
         if (heap[child] >= finish)
             break;
         heap[i] = heap[child];
