@@ -1,0 +1,130 @@
+"""What several commands share: window arguments, KEY=VALUE pairs, checked output files, JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfserve.errors import InputError
+
+if TYPE_CHECKING:
+    from selfserve.scenario import Scenario
+    from selfserve.workload import Workload
+
+
+def add_command(
+    commands: argparse._SubParsersAction[Any],
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """Add a command with its one-line description and an example for its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: python -m selfserve {example}"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_window_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is served: scenario, trace, window, seed."""
+    parser.add_argument(
+        "--trace", required=True, metavar="NAME|FILE.csv", help="a trace's name (traces list) or a CSV file"
+    )
+    parser.add_argument("--scenario", default="standard", metavar="NAME|FILE.toml", help="default: %(default)s")
+    parser.add_argument("--scenario-set", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of the scenario, for instance vm.boot_s=200 (repeatable)")  # fmt: skip
+    parser.add_argument("--start-s", type=int, default=0, metavar="A", help="first second of the window, default 0")
+    parser.add_argument("--length-s", type=int, metavar="B", help="length of the window, default the rest of the trace")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
+
+
+def load_window(args: argparse.Namespace) -> tuple[Scenario, Workload]:
+    """Load the scenario and the window of the trace that the arguments name."""
+    from selfserve.scenario import load_scenario
+    from selfserve.workload import load_trace, make_workload
+
+    overrides = {key: _toml_value(text) for key, text in pairs(args.scenario_set, "--scenario-set").items()}
+    scenario = load_scenario(args.scenario, overrides)
+    trace = load_trace(args.trace)
+    return scenario, make_workload(trace, scenario, args.start_s, args.length_s, args.seed)
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """Split ``KEY=VALUE`` texts.
+
+    Raises:
+        InputError: on a text without key or equals sign, or a key given twice.
+    """
+    values: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"{option} {text!r} is not of the form KEY=VALUE")
+        if key in values:
+            raise InputError(f"{option} {key} is given twice, as {values[key]!r} and {value!r}")
+        values[key] = value
+    return values
+
+
+def _toml_value(text: str) -> Any:
+    """Read a value as in a scenario file; what is not TOML is a string without its quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def output_file(path: str | None, option: str, *suffixes: str) -> Path | None:
+    """Return where to write, seen to be writable before any work is done.
+
+    Raises:
+        InputError: if the file's ending is not one of ``suffixes``, or it cannot be written there.
+    """
+    if path is None:
+        return None
+    target = Path(path)
+    if target.suffix not in suffixes:
+        raise InputError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if target.is_dir():
+        raise InputError(f"{option} {path}: is a folder")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written there: {error.strerror}") from None
+    return target
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a path beside ``target`` to write to, renamed to it only if all went well."""
+    part = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return one line of strict JSON: numpy scalars as numbers, what is not finite as null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        value = value.item() if hasattr(value, "item") else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(record), allow_nan=False)

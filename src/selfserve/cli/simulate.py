@@ -1,0 +1,182 @@
+"""``simulate`` runs one policy over one window; ``bound`` says what no policy can beat there."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from selfserve.cli.common import (
+    add_command,
+    add_window_arguments,
+    json_line,
+    load_window,
+    output_file,
+    pairs,
+    replacing,
+)
+from selfserve.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from selfserve.scenario import Pool, Scenario
+
+
+def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add ``simulate`` and ``bound``."""
+    parser = add_command(
+        commands, "simulate", simulate, "run a policy over a trace and print cost, violations, latency and accuracy",
+        "simulate --policy static --set machines=4 --trace WITS-twin --length-s 7200 --json",
+    )  # fmt: skip
+    parser.add_argument(
+        "--policy", required=True, metavar="NAME|FILE.py:Class", help="a policy's name or a class in a file"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set a policy parameter (repeatable)"
+    )
+    add_window_arguments(parser)
+    parser.add_argument("--requests", metavar="OUT.parquet", help="write one row a scored request")
+    parser.add_argument("--decisions", metavar="OUT.parquet", help="write one row a decision, with what was observed")
+    parser.add_argument("--figure", metavar="OUT.png", help="draw load against capacity over time (.png, .pdf or .svg)")
+    parser.add_argument(
+        "--no-bound", action="store_true", help="do not compute the offline bound (oracle keys are null)"
+    )
+
+    parser = add_command(
+        commands, "bound", bound, "compute a lower bound on the cost of any policy over a trace",
+        "bound --trace WITS-twin --length-s 7200 --violation-pct 1",
+    )  # fmt: skip
+    add_window_arguments(parser)
+    parser.add_argument(
+        "--effort", choices=["lp", "cuts"], default="lp", help="cuts are tighter and slower, default lp"
+    )
+    parser.add_argument(
+        "--violation-pct", type=float, default=0.0, metavar="X", help="share of each class that may be violated"
+    )
+    parser.add_argument("--resources", metavar="A,B", help="pools that may be used, default all")
+
+
+def simulate(args: argparse.Namespace) -> None:
+    """Run ``simulate``."""
+    from selfserve.policies import make_policy, with_hindsight
+    from selfserve.simulator import simulate as run
+
+    requests = output_file(args.requests, "--requests", ".parquet")
+    decisions = output_file(args.decisions, "--decisions", ".parquet")
+    figure = output_file(args.figure, "--figure", ".png", ".pdf", ".svg")
+    scenario, workload = load_window(args)
+    parameters = with_hindsight(args.policy, workload.counts, pairs(args.set, "--set"))
+    policy = make_policy(args.policy, **parameters)
+    start = time.perf_counter()
+    result = run(
+        scenario,
+        workload,
+        policy,
+        args.seed,
+        requests=requests is not None,
+        decisions=bool(decisions or figure),
+        progress=sys.stderr.isatty(),
+        name=args.policy,
+    )
+    seconds = time.perf_counter() - start
+    print(
+        f"{workload.counts.sum() / seconds:,.0f} requests/s in {seconds:.1f} s, compilation included", file=sys.stderr
+    )
+    summary = dict(result.summary) | {"oracle_cost_usd": None, "cost_to_oracle": None}
+    if not args.no_bound:
+        from selfserve.bound import oracle_for
+
+        oracle = oracle_for(result, workload, scenario).certificate_usd
+        summary |= {"oracle_cost_usd": oracle, "cost_to_oracle": summary["cost_usd"] / oracle if oracle > 0 else None}
+    for target, frame in ((requests, result.requests), (decisions, result.decisions)):
+        if target is not None and frame is not None:
+            with replacing(target) as part:
+                frame.to_parquet(part, index=False)
+    if figure is not None and result.decisions is not None:
+        from selfserve.figures.run import load_against_capacity
+
+        title = f"{args.policy} on {workload.trace}, scenario {scenario.name}, seed {args.seed}"
+        drawn = load_against_capacity(_over_time(result.decisions, scenario), title, scenario.warmup_s)
+        with replacing(figure) as part:
+            drawn.savefig(part, dpi=200)
+    _print_summary(summary, workload.seconds)
+    if args.json:
+        print(json_line(summary))
+
+
+def _over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
+    """Return the table of :func:`~selfserve.figures.run.load_against_capacity` from a decision log."""
+    from selfserve.workload import mean_work
+
+    def total(start: str, pools: list[Pool]) -> pd.Series:
+        names = [name for name in log if any(f"{name}.".startswith(f"{start}.{pool.name}.") for pool in pools)]
+        return log[names].sum(axis=1)
+
+    machines = [pool for pool in scenario.pools if not pool.is_function]
+    functions = [pool for pool in scenario.pools if pool.is_function]
+    arrivals, late = (log.filter(regex=rf"^{name}\.").sum(axis=1) for name in ("arrivals", "late"))
+    return log[["time_s", "interval_s"]].assign(
+        load_machines=arrivals / log["interval_s"] * mean_work(scenario),
+        ready_machines=total("ready", machines),
+        started_machines=total("ready", machines) + total("booting", machines),
+        to_functions_per_s=total("served", functions) / log["interval_s"],
+        late_per_s=late / log["interval_s"],
+    )
+
+
+def _print_summary(s: dict[str, Any], seconds: int) -> None:
+    """Print a run's summary for a person."""
+    import pandas as pd
+
+    def number(key: str, pattern: str = "{:.2f}") -> str:
+        return "-" if s[key] is None else pattern.format(s[key])
+
+    scored = f"{s['requests']:,} requests scored in {seconds:,} s, {s['rejected']:,} rejected"
+    print(f"{s['policy']} on {s['trace']}, scenario {s['scenario']}, seed {s['seed']}: {scored}")
+    rows = {
+        "cost": f"${s['cost_usd']:.4f} (VMs ${s['vm_cost_usd']:.4f}, functions ${s['function_cost_usd']:.4f}), "
+        f"${number('cost_per_million_usd')} a million answers",
+        "offline bound": f"${number('oracle_cost_usd', '{:.4f}')}, cost / bound {number('cost_to_oracle', '{:.3f}')}",
+        "violations": f"{s['slo_violation_pct']:.3f} % of SLOs, {s['accuracy_violation_pct']:.3f} % of accuracies",
+        "latency": f"p50 {number('p50_s', '{:.3f}')} s, p99 {number('p99_s', '{:.3f}')} s",
+        "accuracy": f"{number('mean_accuracy_pct')} % on average",
+        "functions": f"{s['function_share_pct']:.2f} % of the answers, {s['cold_starts']:,} cold starts",
+        "VMs": f"{s['launches']:,} launches, {s['vm_utilisation_pct']:.1f} % utilised",
+    }
+    for name, text in rows.items():
+        print(f"  {name:<14} {text}")
+    print(pd.DataFrame(s["classes"]).to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+
+
+def bound(args: argparse.Namespace) -> None:
+    """Run ``bound``."""
+    from selfserve.bound import bound as compute
+
+    if not 0.0 <= args.violation_pct <= 100.0:
+        raise InputError(f"--violation-pct {args.violation_pct:g} is not between 0 and 100")
+    scenario, workload = load_window(args)
+    resources = args.resources.split(",") if args.resources else None
+    found = compute(
+        workload, scenario, args.seed,
+        resources=resources, violations=args.violation_pct / 100.0, effort=args.effort,
+    )  # fmt: skip
+    print(f"{found.method} in {found.seconds:.1f} s", file=sys.stderr)
+    record = {
+        "trace": workload.trace,
+        "scenario": scenario.name,
+        "seed": args.seed,
+        "resources": resources or [pool.name for pool in scenario.pools],
+        "violation_pct": args.violation_pct,
+        "method": found.method,
+        "oracle_cost_usd": found.certificate_usd,
+        "relaxation_usd": found.total_usd,
+        "relaxation_split_usd": found.split,
+    }
+    share = (
+        f"with up to {args.violation_pct:g} % of each class violated" if args.violation_pct else "in time and accuracy"
+    )
+    print(f"No policy serves {workload.trace} under {scenario.name} {share} for less than ${found.certificate_usd:.4f}")
+    if args.json:
+        print(json_line(record))
