@@ -206,15 +206,20 @@ def w1_latencies(seconds: int) -> tuple[int, int]:
 
 
 # ------------------------------------------------------------------------------------------------- W2 against SimPy
-W2_WARMUP_S = 150
+W2_WARMUP_S, W2_BATCH = 150, 4
+
+
+def least_work_s(pool: Pool, step: Step) -> float:
+    """Return the slot-seconds of a request at the batch size that needs the fewest."""
+    return min(pool.service_s(step.model, b) / b for b in range(1, W2_BATCH + 1))
 
 
 def w2(seconds: int, load_machines: float | None = None) -> Case:
     """``standard`` at a constant Poisson rate under a constant decision: every mechanism at work at once.
 
-    Strict requests use machines if they fit, else a function; accurate ones are split over two models, bind late to a
-    smaller one, and overflow; relaxed ones wait to the last moment. Batches of up to 4. The fleet is the offered work
-    over 0.95, so that queues form and some requests overflow.
+    Strict requests use machines if they fit there, else a function; accurate ones likewise, split over two models,
+    of which the larger steps back if it had to wait; relaxed ones wait, and leave for a function at the last moment.
+    Batches of up to 4. The fleet carries a little less than the offered work, so that it is never idle.
 
     Args:
         seconds: length of the window, warm-up included.
@@ -229,19 +234,19 @@ def w2(seconds: int, load_machines: float | None = None) -> Case:
     small, resnet, tiny, base = range(len(scenario.models))
     fits = Admit.IF_FITS
     strict = (Route((Step(vm, small, fits), Step(fn, small))),)
-    accurate = tuple(
-        Route((Step(vm, m, fits, leave_slack_s=slack, late_model=late, late_slack_s=1.0), Step(fn, m)), weight)
-        for m, late, slack, weight in ((tiny, small, 0.2, 0.9), (base, tiny, 0.6, 0.1))
+    accurate = (
+        Route((Step(vm, tiny, fits, leave_slack_s=0.2), Step(fn, tiny)), 0.9),
+        Route((Step(vm, base, fits, leave_slack_s=0.6, late_model=tiny, late_slack_s=1.97), Step(fn, base)), 0.1),
     )
     relaxed = (Route((Step(vm, resnet, leave_slack_s=3.0), Step(fn, resnet))),)
     routes = (strict, accurate, relaxed)
-    work = 0.0
-    for wanted, choices in zip(scenario.classes, routes, strict=True):
-        for route in choices:
-            service_s = scenario.pools[vm].service_s(route.steps[0].model)
-            work += wanted.share * service_s * route.weight / sum(r.weight for r in choices)
-    machines = max(1, round(rate * work / scenario.pools[vm].slots / 0.95))
-    return Case(scenario, workload, Decision((machines, 0), routes, batch_max=(4, 1), batch_wait_s=(0.02, 0.0)))
+    work = sum(
+        wanted.share * route.weight / sum(r.weight for r in choices) * least_work_s(scenario.pools[vm], route.steps[0])
+        for wanted, choices in zip(scenario.classes, routes, strict=True)
+        for route in choices
+    )
+    machines = max(1, int(0.9 * rate * work / scenario.pools[vm].slots))
+    return Case(scenario, workload, Decision((machines, 0), routes, batch_max=(W2_BATCH, 1), batch_wait_s=(0.02, 0.0)))
 
 
 class W2Found(NamedTuple):
