@@ -10,7 +10,8 @@ from selfserve.figures import style
 
 POLICIES = (
     "bound clairvoyant static reactive util_aware exascale mixed spock paragon mark batch inferall clipper infaas "
-    "tolerance_tiers cocktail proteus forecast_milp target_tracking knative ray_serve tuned tuned_fixed analytic controller"
+    "tolerance_tiers cocktail proteus forecast_milp target_tracking knative ray_serve tuned tuned_fixed analytic "
+    "controller"
 ).split()
 
 

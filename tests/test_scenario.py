@@ -220,7 +220,7 @@ def test_bad_files(tmp_path, old, new, message):
 
 
 def test_a_file_that_is_not_there_and_binary_junk(tmp_path):
-    with pytest.raises(InputError, match="no such file; scenarios by name: .*standard"):
+    with pytest.raises(InputError, match=r"no such file; scenarios by name: .*standard"):
         load_scenario("nowhere")
     path = tmp_path / "junk.toml"
     path.write_bytes(bytes(range(256)))

@@ -282,6 +282,6 @@ def _row(job: _Job, slots: int, batch: int, blocks: list[list[dict[str, Any]]]) 
         "cpu_share": round(float(np.mean([slot["cpu_share"] for slot in block])), 3),
         "load_ms": round(float(np.median([slot["load_s"] for slot in block])) * 1e3, 1),
         "runtime_mb": round(max(slot["runtime_mb"] for slot in block), 1),
-        "memory_mb": round(max(slot["memory_mb"] for b in blocks for slot in b), 1),
+        "memory_mb": round(max(slot["memory_mb"] for slot in blocks[0]), 1),  # later rounds hold larger batches' memory
         "tag": "measured",
     }

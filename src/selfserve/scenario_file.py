@@ -327,8 +327,7 @@ def _pool(pool: _Pool, names: list[str], lists: _Lists, where: str) -> Pool:
         carried = [carry_profile(lists.profile, m, resource, pool.threads, pool.memory_mb) for m in pool.models]
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    gpu = bool(resource["accelerator"])
-    slots = 1 if function or gpu else int(resource["vcpu"]) // pool.threads
+    slots = _slots(resource, pool.threads)
     memory = float(pool.memory_mb) if pool.memory_mb is not None else float(resource["memory_gib"]) * 1024
     most = _largest_batch(pool, carried, slots, _memory_limit(resource, memory), lists.profile, where)
     service = np.zeros((len(names), most + 1), dtype=np.int64)
@@ -349,6 +348,13 @@ def _pool(pool: _Pool, names: list[str], lists: _Lists, where: str) -> Pool:
         believed_ns=believed,
         sources=tuple(str(rows["tag"].iloc[0]) for rows in carried),
     )
+
+
+def _slots(resource: pd.Series, threads: int) -> int:
+    """Return how many batches a machine serves at a time: one a function or GPU, else vCPUs over threads."""
+    if resource["kind"] == "function":
+        return 1
+    return int(resource["accelerator_count"]) if resource["accelerator"] else int(resource["vcpu"]) // threads
 
 
 def _money(pool: _Pool, resource: pd.Series, memory_mb: float, factor: float, where: str) -> dict[str, float]:
@@ -372,7 +378,7 @@ def _money(pool: _Pool, resource: pd.Series, memory_mb: float, factor: float, wh
 def _memory_limit(resource: pd.Series, memory_mb: float) -> float:
     """Return the memory that models compete for, MB: the GPU's where there is one and its size is known."""
     gpu_gib = float(resource["gpu_memory_gib"]) if resource["accelerator"] else float("nan")
-    return memory_mb if np.isnan(gpu_gib) else gpu_gib * 1024
+    return memory_mb if np.isnan(gpu_gib) else gpu_gib * 1024 * float(resource["accelerator_count"])
 
 
 def _largest_batch(

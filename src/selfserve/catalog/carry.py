@@ -6,6 +6,8 @@ measurements exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -52,16 +54,17 @@ def carry_profile(
     rows = profile[profile["model"] == model]
     if rows.empty:
         raise InputError(f"model {model!r} is not in the profile, which has {', '.join(sorted(set(profile['model'])))}")
+    if resource["kind"] != "function" and resource["accelerator"]:
+        return _carry_gpu(rows, model, str(resource["accelerator"]))
+    if _cpu_rows(rows, 1).empty:
+        raise InputError(f"model {model!r}: the profile has no rows of it for one thread of a CPU")
     if resource["kind"] == "function":
         return _carry_function(rows, model, resource, memory_mb)
-    if isinstance(resource["accelerator"], str) and resource["accelerator"]:
-        return _carry_gpu(rows, model, str(resource["accelerator"]))
     vcpu = int(resource["vcpu"])
     if not 1 <= threads <= vcpu:
         raise InputError(f"threads {threads}: {resource.name} has {vcpu} vCPUs")
     family = _family(str(resource.name))
-    one = _cpu_rows(rows, 1)
-    exact = _cpu_rows(rows, threads)
+    one, exact = _cpu_rows(rows, 1), _cpu_rows(rows, threads)
     ms = one["p50_ms"] * _amdahl(rows, threads) if exact.empty else exact["p50_ms"]
     return _table(rows, model, ms / (family["vcpu_speed"] * family["sustained_share"]))
 
@@ -150,50 +153,53 @@ def _carry_function(rows: pd.DataFrame, model: str, resource: pd.Series, memory_
 
 def _carry_gpu(rows: pd.DataFrame, model: str, accelerator: str) -> pd.DataFrame:
     machine = rows["machine"].astype(str) if "machine" in rows else pd.Series("", index=rows.index)
-    own = rows[(rows["device"] == "cuda") & machine.str.contains(accelerator, regex=False)]
+    own = rows[(rows["device"] == "cuda") & (rows["threads"] == 1) & machine.str.contains(accelerator, regex=False)]
     if len(own):
         return _table(rows, model, own.set_index("batch")["p50_ms"].sort_index())
+    published = accelerator in set(load_facts("gpu_batches")["accelerator"]) and model == "resnet50"
+    ms = pd.Series(gpu_curve(accelerator, GPU_BATCHES, gpu_work(model)), index=GPU_BATCHES)
+    return _table(rows, model, ms, "published" if published else "scaled")
+
+
+def gpu_curve(accelerator: str, batches: Sequence[int], work: float) -> np.ndarray:
+    """Return the latency in ms of whole batches of a model whose image costs ``work`` images of resnet50.
+
+    Raises:
+        InputError: for an accelerator that no published curve stands for.
+    """
     known = load_facts("accelerators").set_index("accelerator")
     if accelerator not in known.index:
-        raise InputError(
-            f"accelerator {accelerator!r}: no published latency by batch; known are {', '.join(known.index)}"
-        )
-    curves = load_facts("gpu_batches")
-    curve = curves[curves["accelerator"] == known.at[accelerator, "curve"]].sort_values("batch")
+        known_names = ", ".join(known.index)
+        raise InputError(f"accelerator {accelerator!r}: no published latency by batch; known are {known_names}")
+    stands_for = known.at[accelerator, "curve"]
     rate = known["offline_int8_per_s"] / known["device_count"]
-    own_curve = known.at[accelerator, "curve"] == accelerator
-    speed = (
-        1.0 if own_curve or np.isnan(rate[accelerator]) else rate[accelerator] / rate[known.at[accelerator, "curve"]]
-    )
-    images = np.array(GPU_BATCHES) * gpu_work(model) / speed
-    ms = pd.Series(_read_curve(curve["batch"].to_numpy(), curve["mean_ms"].to_numpy(), images), index=GPU_BATCHES)
-    return _table(rows, model, ms, "published" if model == "resnet50" and own_curve else "scaled")
+    speed = 1.0 if np.isnan(rate[accelerator]) else rate[accelerator] / rate[stands_for]
+    curves = load_facts("gpu_batches")
+    curve = curves[curves["accelerator"] == stands_for].sort_values("batch")
+    points, ms = curve["batch"].to_numpy(), np.maximum.accumulate(curve["mean_ms"].to_numpy())
+    images = np.array(batches) * work / speed
+    return np.where(images > points[-1], ms[-1] * images / points[-1], np.interp(images, points, ms))
 
 
 def gpu_work(model: str, by: str = "published") -> float:
     """Return a model's work on a GPU in images of resnet50.
 
-    With ``by="published"`` it is the ratio of the whole-batch times published for one other GPU (PyTorch Image Models,
-    RTX 3090, batch 1,024; ``reference_latency.csv``) where the model is listed there; otherwise, and with
-    ``by="gmacs"``, the ratio of GMACs.
+    With ``by="published"`` it is the ratio of the times of an image in large batches published for one other GPU
+    (PyTorch Image Models, RTX 3090; ``reference_latency.csv``) where the model is listed there, in proportion to the
+    pixels if the image size differs; otherwise, and with ``by="gmacs"``, the ratio of GMACs.
 
     Raises:
         InputError: if the catalogue knows neither.
     """
-    table = load_facts("reference_latency")
-    times = table[table["kind"] == "gpu_ratio"].set_index("model")["latency_ms"]
-    if by == "published" and model in times.index:
-        return float(times[model] / times["resnet50"])
-    models = load_models()
+    table, models = load_facts("reference_latency"), load_models()
+    known = table[table["kind"] == "gpu_ratio"].set_index("model")
+    if by == "published" and model in known.index:
+        pixels = (models["input_px"].reindex(known.index) / known["image_px"]) ** 2
+        image_ms = known["latency_ms"] / known["batch"] * pixels
+        return float(image_ms[model] / image_ms["resnet50"])
     if model not in models.index:
         raise InputError(f"model {model!r}: its GMACs are not known, so that it cannot be carried to a GPU")
     return float(models.at[model, "gmacs"] / models.at["resnet50", "gmacs"])
-
-
-def _read_curve(batch: np.ndarray, ms: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Interpolate latency at a number of images: flat below the first point, in proportion beyond the last."""
-    inside = np.interp(images, batch, np.maximum.accumulate(ms))
-    return np.where(images > batch[-1], ms[-1] * images / batch[-1], inside)
 
 
 def _table(rows: pd.DataFrame, model: str, ms: pd.Series, tag: str | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The published claims and what became of them: ``claims.csv`` states each with its source and the band that confirms it."""
+"""The published claims and what became of them; ``claims.csv`` states each with source and confirming band."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VERDICTS = ("reproduced", "partly", "not reproduced")
 
 
 def load_claims() -> pd.DataFrame:
-    """Return all claims, indexed by id: ``claim``, ``source``, ``band`` and ``read_as`` (text, or a digitised figure)."""
+    """Return all claims, indexed by id: ``claim``, ``source``, ``band``, ``read_as`` (as text or digitised figure)."""
     return pd.read_csv(Path(__file__).with_name("claims.csv"), dtype=str, keep_default_na=False).set_index("id")
 
 
@@ -48,3 +48,15 @@ def judge(claim_id: str, measured: str, parts: Mapping[str, bool], why: str = ""
 def verdict_table(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
     """Return the rows of :func:`judge` as a table in the order of their ids."""
     return pd.DataFrame(list(rows)).sort_values("id", ignore_index=True)
+
+
+def as_markdown(verdicts: pd.DataFrame) -> str:
+    """Return the verdicts as Markdown, a paragraph a claim, for a notebook to show."""
+    paragraphs = []
+    for row in verdicts.to_dict("records"):
+        why = f" *Why:* {row['why']}." if row["why"] else ""
+        paragraphs.append(
+            f"**{row['id']} {row['verdict']}.** {row['claim']} ({row['source']}).\n"
+            f"*Band:* {row['band']}. *Measured:* {row['measured']}.{why}"
+        )
+    return "\n\n".join(paragraphs)
