@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import sys
 from typing import Any
 
 from selfserve.cli.common import add_command, json_line, pairs
@@ -52,7 +54,7 @@ def bench(args: argparse.Namespace) -> None:
         raise InputError(f"bench: {path} is not there; run this inside a checkout of the project")
     spec = importlib.util.spec_from_file_location("selfserve_bench", path)
     assert spec is not None and spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     found = module.run()
     for key, value in found.items():
