@@ -155,9 +155,8 @@ def test_machines_are_the_least_that_carry_the_load():
     resources = ResourceSelector(
         scenario, ModelSelector(scenario)
     )  # 0.05 s a request, 2 slots: 40 requests/s a machine
-    assert [resources.machines(np.array([r]))[0] for r in (0, 1e-6, 40, 40.1, 400)] == [0, 1, 1, 2, 10]
-    assert resources.machines(np.array([100.0]), headroom=2)[0] == 5
-    assert resources.machines(np.array([1e9]))[0] == scenario.pools[0].max_machines
+    needed = [resources.machines(resources.load(np.array([r])))[0] for r in (0, 1e-3, 40, 40.1, 400, 1e9)]
+    assert needed == [0, 1, 1, 2, 10, scenario.pools[0].max_machines]
     assert resources.load(np.array([100.0])).tolist() == [2.5, 0.0]
 
 
@@ -179,7 +178,7 @@ def test_classes_part_where_no_pool_serves_all():
     scenario = make_scenario(pools=[fast, good], classes=[dataclasses.replace(STRICT, slo_s=0.1), RELAXED])
     resources = ResourceSelector(scenario, ModelSelector(scenario))
     assert resources.pool_of == (0, 1)
-    assert resources.machines(np.array([40.0, 20.0])) == [1, 2]
+    assert resources.machines(resources.load(np.array([40.0, 20.0]))) == [1, 2]
 
 
 def test_pools_that_are_not_there_are_named():
@@ -269,6 +268,14 @@ def test_overflow_without_functions_is_refused():
     assert planner.routes(["never"] * 3)
     with pytest.raises(InputError, match=r"test has no function pool to overflow to \(pools: vm\)"):
         planner.routes(["never", "idle", "never"])
+
+
+@pytest.mark.parametrize(("drain_s", "extra"), [(None, 2), (50.0, 4), (float("inf"), 0)])
+def test_what_waits_is_demand_too(drain_s, extra):
+    scenario = make_scenario(classes=[STRICT])
+    planner = Planner(scenario, NO_HISTORY, 1.0, drain_s=drain_s)  # 100 s to come up
+    seen = observe(scenario, 1.0, queued=[[8000], [0]])  # 200 machine-seconds
+    assert planner.decide(seen, np.array([400.0]), planner.routes(["never"])).machines[0] == 10 + extra
 
 
 def test_no_load_needs_nothing():

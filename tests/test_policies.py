@@ -40,6 +40,13 @@ def test_reactive_gives_idle_machines_back_after_three_minutes():
     assert machines_over_time(make_policy("reactive", keep_s=0), ONE_CLASS, [400, 40]) == [0, 10, 1]
 
 
+def test_waiting_requests_are_demand_but_not_to_spock():
+    for name, machines in (("reactive", 12), ("mixed", 12), ("spock", 10)):
+        policy = make_policy(name, **({"policy": "reactive"} if name == "spock" else {}))
+        policy.reset(ONE_CLASS, np.zeros(0))
+        assert policy.decide(observe(ONE_CLASS, 1.0, 1.0, 400.0, queued=[[8000], [0]])).machines[0] == machines
+
+
 def test_reactive_starts_from_its_history():
     history = [10.0] * 50 + [80.0] * 10
     assert machines_over_time(make_policy("reactive"), ONE_CLASS, [], history=history)[0] == 2
@@ -196,6 +203,7 @@ def test_what_an_offline_choice_knows_is_offered_only_where_it_is_taken():
         ("mixed", {"keep_s": -1}, "keep_s=-1.0: must be 0 or more"),
         ("mixed", {"keep_s": "nan"}, "keep_s=nan: must be 0 or more"),
         ("mixed", {"overflow": "always"}, "must be one of never, idle, fits, last_moment"),
+        ("mixed", {"drain_s": 0}, "drain_s=0.0: must be above 0"),
         ("mixed", {"interval_s": 0}, "interval_s=0.0: must be above 0"),
         ("static", {"interval_s": -1}, "interval_s=-1.0: must be above 0"),
         ("static", {"machines": 1.5}, "machines=1.5: must be a whole number or none"),

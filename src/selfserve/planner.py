@@ -293,13 +293,15 @@ class ResourceSelector:
         """Return the machines that ``rate`` [K] (requests/s) keeps busy in each pool, shape [P], fractional."""
         return self._machines_per_rate @ rate
 
-    def machines(self, rate: np.ndarray, headroom: float = 1.0) -> list[int]:
-        """Return the least whole machines per pool that carry ``headroom`` times ``rate`` [K], length P."""
+    def backlog(self, queued: np.ndarray) -> np.ndarray:
+        """Return the machine-seconds that waiting requests [P, K] will take in their VM pools, shape [P]."""
+        return (self._machines_per_rate * queued).sum(axis=1)
+
+    def machines(self, load: np.ndarray) -> list[int]:
+        """Return the least whole machines per pool that carry a load (of :meth:`load`, shape [P]), length P."""
         # The small allowance keeps a load of exactly n machines at n in floating point.
-        loads = (self._machines_per_rate @ rate).tolist()
         return [
-            min(ceil(load * headroom - 1e-9), pool.max_machines) if load > 0 else 0
-            for load, pool in zip(loads, self.scenario.pools, strict=True)
+            min(ceil(x - 1e-9), pool.max_machines) for x, pool in zip(load.tolist(), self.scenario.pools, strict=True)
         ]
 
 
@@ -313,6 +315,8 @@ class Planner:
         models: how the model selector chooses.
         pool: name of the VM pool to use (default: the cheapest on-demand pool that serves the classes).
         keep_s: seconds that a machine stays after the load last needed it. A busy machine is never given up.
+        drain_s: seconds in which machines are to work off what waits now, on top of the load (default: the time that a
+            new machine takes to come up; ``inf``: waiting requests launch nothing).
 
     Raises:
         InputError: the scenario has no pool of the kind asked for.
@@ -327,6 +331,7 @@ class Planner:
         models: ModelChoice = "cheapest",
         pool: str | None = None,
         keep_s: float = 0.0,
+        drain_s: float | None = None,
     ) -> None:
         self.scenario = scenario
         self.monitor = LoadMonitor(scenario, history, interval_s)
@@ -336,6 +341,7 @@ class Planner:
         self.boot_horizon_s = scenario.vm.pending_s + scenario.vm.boot_s
         """Believed seconds from deciding on a machine to its first answer."""
         self._keep_s = keep_s
+        self._drain_s = self.boot_horizon_s if drain_s is None else drain_s
         self._needed: list[deque[tuple[float, int]]] = [deque() for _ in scenario.pools]
 
     def routes(self, overflow: Sequence[Overflow]) -> tuple[tuple[Route, ...], ...]:
@@ -391,8 +397,11 @@ class Planner:
     def decide(
         self, observation: Observation, rate: np.ndarray, routes: tuple[tuple[Route, ...], ...], headroom: float = 1.0
     ) -> Decision:
-        """Return the decision that keeps machines for ``headroom`` times ``rate`` [K] and routes as ``routes``."""
-        needed = self.resources.machines(rate, headroom)
+        """Return the decision that keeps machines for ``headroom`` times ``rate`` [K] and for what waits."""
+        load = self.resources.load(rate) * headroom
+        if self._drain_s < inf and observation.queued.any():
+            load = load + self.resources.backlog(observation.queued) / max(self._drain_s, observation.interval_s)
+        needed = self.resources.machines(load)
         targets = self.keep(observation, needed)
         reason = f"{float(rate.sum()):.1f} requests/s need {sum(needed)} machines, {sum(targets)} kept"
         return Decision(targets, routes, reason=reason)

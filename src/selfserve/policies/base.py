@@ -26,6 +26,8 @@ class PlannerPolicy:
     Args:
         headroom: machines over what the load needs.
         keep_s: seconds that an idle machine is kept (0: given back as soon as the load falls).
+        drain_s: seconds in which to work off what waits (default: the time that a new machine takes to come up, so that
+            waiting requests count as demand; ``inf``: they launch nothing).
         models: how the model of a class is chosen: cheapest that meets its demands, most_accurate, or naive.
         pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
         interval_s: seconds between decisions (default: the scenario's).
@@ -34,6 +36,7 @@ class PlannerPolicy:
     name: ClassVar[str]
     headroom: float = 1.0
     keep_s: float = 180.0
+    drain_s: float | None = None
     models: ModelChoice = "cheapest"
     pool: str | None = None
     interval_s: float | None = None
@@ -44,6 +47,7 @@ class PlannerPolicy:
         """Check the parameters that all share."""
         self.check(0 <= self.headroom < inf, "headroom", "0 or more")
         self.check(self.keep_s >= 0, "keep_s", "0 or more")
+        self.check(self.drain_s is None or self.drain_s > 0, "drain_s", "above 0")
         self.check(self.interval_s is None or 0 < self.interval_s < inf, "interval_s", "above 0")
         self._own_interval_s = self.interval_s
 
@@ -54,7 +58,9 @@ class PlannerPolicy:
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run; raises :class:`InputError` if the scenario lacks a pool that the policy needs."""
         interval_s = self.interval_s = self._own_interval_s or scenario.interval_s
-        self.planner = Planner(scenario, history, interval_s, models=self.models, pool=self.pool, keep_s=self.keep_s)
+        self.planner = Planner(
+            scenario, history, interval_s, models=self.models, pool=self.pool, keep_s=self.keep_s, drain_s=self.drain_s
+        )
         self.routes = self.planner.routes(self.overflow_rules(scenario))
 
     def decide(self, observation: Observation) -> Decision:

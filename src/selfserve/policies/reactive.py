@@ -13,9 +13,9 @@ class Reactive(PlannerPolicy):
     """Machines for the load of the last interval; requests queue without limit until these are up.
 
     WoSC'20 section 2.3 ("reactive", figures 4 and 5), after "autoscale" in Spock (CLOUD'19, section V). Interpreted:
-    demand is the interval's arrivals times the believed work per request, over all slots of a machine; waiting requests
-    launch nothing, but a busy machine is not idle and stays. Spock's reading is ``interval_s=1``, its over-provisioned
-    X-autoscale ``headroom=1.5``.
+    demand is the interval's arrivals times the believed work per request over all slots of a machine, plus what waits,
+    to be worked off while a new machine comes up; a busy machine is not idle and stays. Counting only arrivals, as
+    Spock does, is ``drain_s=inf``, its reading every second ``interval_s=1``, its X-autoscale ``headroom=1.5``.
     """
 
     name: ClassVar[str] = "reactive"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,9 +19,10 @@ class Spock(PlannerPolicy):
     """VMs for the predicted load; a query that finds no free slot runs on a function at once.
 
     CLOUD'19 section V: load is watched every second; the predictive policy fits a line to the last 500 s and reads it
-    off when a machine asked for now is up, the reactive one takes the last second; slots fill the fullest VM first, so
-    that idle ones can go after three minutes. Interpreted: functions stay warm by the provider's keep-alive instead of
-    a call every 20 minutes. Its VM-only comparison "autoscale" is ``overflow=never``, X-autoscale ``headroom=1.5``.
+    off when a machine asked for now is up, the reactive one takes the last second; waiting queries launch nothing;
+    slots fill the fullest VM first, so that idle ones can go after three minutes. Interpreted: functions stay warm by
+    the provider's keep-alive instead of a call every 20 minutes. Its VM-only comparison "autoscale" is
+    ``overflow=never``, X-autoscale ``headroom=1.5``.
 
     Args:
         policy: how VMs are scaled: predictive or reactive.
@@ -32,6 +34,7 @@ class Spock(PlannerPolicy):
     policy: Literal["predictive", "reactive"] = "predictive"
     overflow: Overflow = "idle"
     window_s: int = 500
+    drain_s: float | None = inf
     interval_s: float | None = 1.0
 
     def __post_init__(self) -> None:

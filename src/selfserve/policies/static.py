@@ -55,7 +55,7 @@ class Static:
             require(known, f"policy static: no history before the window to size the fleet from: {wanted}")
             peak = peak_minute_rate(history) if self.peak_rate is None else self.peak_rate
             shares = np.array([c.share for c in scenario.classes])
-            fleet = planner.resources.machines(peak * shares / shares.sum())
+            fleet = planner.resources.machines(planner.resources.load(peak * shares / shares.sum()))
         routes = planner.routes(["never"] * len(scenario.classes))
         self._decision = Decision(tuple(fleet), routes, reason=f"constant fleet of {sum(fleet)} machines")
 
