@@ -42,8 +42,9 @@ def notebooks(args: argparse.Namespace) -> None:
         return
     only = [word.strip() for word in args.only.split(",") if word.strip()]
     report = run_notebooks(quick=args.quick, force=args.force, only=only, parameters=pairs(args.set, "--set"))
+    place = os.path.relpath(os.environ["SELFSERVE_RESULTS"])
     print(
-        f"{len(report.ran)} notebooks run, {len(report.skipped)} unchanged; see figures, tables, notebooks in results/"
+        f"{len(report.ran)} notebooks run, {len(report.skipped)} unchanged; see {place}/figures, tables and notebooks"
     )
 
 
