@@ -97,8 +97,8 @@ enter() {   # the environment every tool runs in: this .venv, none of the user's
 
 run_tests() {
     export SELFSERVE_RESULTS=$var/test-results   # tests leave the user's results alone
-    say "ruff";   python -m ruff check . && python -m ruff format --check .
-    say "mypy";   python -m mypy
+    say "ruff"; python -m ruff check .; python -m ruff format --check .
+    say "mypy"; python -m mypy
     say "notebooks, quick"; python -m selfserve notebooks --quick --force   # also compiles the kernels that tests use
     say "pytest"; python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 }
