@@ -31,7 +31,7 @@ python=$venv/bin/python
 var=$venv/var   # whatever tools would otherwise leave in the user's home
 
 suits() {   # PYTHON: from 3.11.2 to 3.13, and able to make virtual environments
-    "$1" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11, 2) <= sys.version_info[:3] < (3, 14))' 2>/dev/null
+    [ "$("$1" -c 'import sys, ensurepip, venv; print((3, 11, 2) <= sys.version_info[:3] < (3, 14))' 2>/dev/null)" = True ]
 }
 
 pick_python() {
