@@ -10,6 +10,7 @@
 ``families.csv``          speed of a vCPU of each machine family
 ``reference_latency.csv`` published measurements that carried profiles are checked against
 ``startup_times.csv``     boot, cold start, keep-alive, interruption: measurements found
+``spot_history.csv``      spot prices by zone and savings by month, as found
 ``scaling_defaults.csv``  defaults of the clouds' autoscalers
 ========================  ==========================================================================================
 """
@@ -35,6 +36,10 @@ _PRICE_NEEDS = {
     "function": ("usd_per_gb_s", "usd_per_request", "memory_min_mb", "memory_max_mb", "mb_per_vcpu"),
 }
 _PROFILE_COLUMNS = ("model", "device", "threads", "batch", "p50_ms", "tag")
+_PROFILE_NUMBERS = (
+    "threads", "slots", "batch", "p50_ms", "p99_ms", "mean_ms", "runs", "worst_over_best_block", "cpu_share", "load_ms",
+    "runtime_mb", "memory_mb", "cores", "load_1m",
+)  # fmt: skip
 TAGS = ("measured", "published", "scaled")
 
 
@@ -138,8 +143,7 @@ def _number(path: Path, line: int, column: str, text: str) -> float:
 
 
 def _read_profile(path: Path) -> pd.DataFrame:
-    numbers = ("threads", "slots", "batch", "p50_ms", "p99_ms", "mean_ms", "load_ms", "runtime_mb", "memory_mb")
-    table = read_table(path, _PROFILE_COLUMNS, numbers)
+    table = read_table(path, _PROFILE_COLUMNS, _PROFILE_NUMBERS)
     for column in ("threads", "batch", "p50_ms"):
         bad = table.index[~(table[column] > 0)]
         if len(bad):

@@ -147,13 +147,13 @@ def describe_profile(profile: str = "cpu") -> pd.Series:
     return pd.Series(
         {
             "machine": ", ".join(sorted(set(rows["machine"]))),
-            "cores": ", ".join(sorted(set(rows["cores"]))),
+            "cores": f"{rows['cores'].min():g}",
             "software": ", ".join(sorted(set(rows["torch"]))),
             "measured on": f"{min(rows['date'])} to {max(rows['date'])}",
             "models": rows["model"].nunique(),
-            "forward passes timed": int(rows["runs"].astype(float).sum()),
-            "least CPU share of a cell": float(rows["cpu_share"].astype(float).min()),
-            "load average before a cell": f"{rows['load_1m'].astype(float).median():.1f} (median)",
+            "forward passes timed": int(rows["runs"].sum()),
+            "least CPU share of a cell": float(rows["cpu_share"].min()),
+            "load average before a cell": f"{rows['load_1m'].median():.1f} (median)",
             "GFLOP/s of a vCPU, batch 1": f"{gflops.min():.0f} to {gflops.max():.0f}, median {np.median(gflops):.0f}",
         }
     )
