@@ -11,7 +11,7 @@ from selfserve.errors import InputError
 from selfserve.profiling import profile
 from selfserve.scenario import load_scenario
 
-QUICK = {"rounds": 1, "block_s": 0.02, "least_runs": 2, "progress": False}
+QUICK = {"rounds": 1, "block_s": 0.02, "least_runs": 2, "attempts": 1, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def test_a_new_profile_serves_a_scenario(rows, tmp_path):
         ({"models": ["resnet18"], "batches": [0]}, "batches [0] must be whole numbers of at least 1"),
         ({"models": ["resnet18"], "batches": []}, "batches [] must be"),
         ({"models": ["resnet18"], "threads": [1.5]}, "threads [1.5] must be"),
+        ({"models": ["resnet18"], "threads": [4096]}, "threads 4096: this machine has"),
     ],
 )
 def test_requests_that_cannot_be_measured(request_, message):
@@ -63,3 +64,29 @@ def test_cuda_without_a_gpu_says_what_is_missing(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(InputError, match="device cuda: torch finds no GPU here"):
         profile(["resnet18"], device="cuda")
+
+
+def test_disturbed_cells_are_measured_again_and_the_quietest_attempt_stands(monkeypatch):
+    from selfserve import profiling
+
+    shares = {1: [0.99], 2: [0.4, 0.7, 0.6]}
+    asked = []
+
+    def run(job, slots):
+        asked.append(job.batches)
+        block = {"load_s": 0.1, "runtime_mb": 1.0, "memory_mb": 2.0}
+        return {b: [[block | {"times": [0.01 * b], "cpu_share": shares[b].pop(0)}]] for b in job.batches}
+
+    monkeypatch.setattr(profiling, "_run_slots", run)
+    monkeypatch.setattr(profiling, "_save_model", lambda model, folder: "")
+    rows = profile(["resnet18"], batches=(1, 2), progress=False)
+    assert asked == [(1, 2), (2,), (2,)]
+    assert rows["cpu_share"].tolist() == [0.99, 0.7]
+
+
+def test_a_worker_that_fails_says_why(monkeypatch):
+    from selfserve import profiling
+
+    monkeypatch.setattr(profiling, "_save_model", lambda model, folder: "/nowhere/model.pt")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        profile(["resnet18"], batches=(1,), **QUICK)
