@@ -32,6 +32,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--reference", action="store_true", help=text)
 
     parser = add_command(commands, "bench", bench, "measure the engine against a bare C loop and SimPy", "bench --json")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; too small to trust")
     parser.add_argument("--json", action="store_true", help="print one line of JSON last")
 
 
@@ -57,7 +58,7 @@ def bench(args: argparse.Namespace) -> None:
     assert spec is not None and spec.loader is not None  # a .py file always has both
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = module.run()
+    found = module.run(quick=args.quick)
     for key, value in found.items():
         print(f"  {key:<24} {'-' if value is None else format(value, ',.4g')}")
     if args.json:
