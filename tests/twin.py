@@ -32,6 +32,7 @@ class Twin(Books):
         self.key = (0, FINISH)
         self.ordinals = [0] * len(scenario.pools)
         self.armed: set[tuple[int, ...]] = set()
+        self.finishing: dict[tuple[int, int], list[Service]] = {}
 
     # -------------------------------------------------------------------------------------------- 1 time and order
     @property
@@ -41,15 +42,15 @@ class Twin(Books):
     def at(self, time: int, rank: int, pool: int, sub: tuple[int, ...], action: Callable[[], Iterable[int]]) -> None:
         """Let an event of a pool happen at key (time, rank); ``action`` returns the pools it was an event of.
 
-        Ties of (key, pool) go by ``sub``. An event in the past comes before all others (1.3).
+        Ties of (key, pool) go by ``sub``. A time in the past means now, a rank that has passed at once (1.3).
         """
-        past = (time, rank) < self.key
+        time = max(time, self.now)
         event = simpy.Event(self.env)
         event._ok, event._value = True, None
         assert event.callbacks is not None
         event.callbacks.append(lambda _: self.happen((time, rank), action))
-        priority = (0, time, rank, pool, sub) if past else (1, rank, pool, sub)
-        self.env.schedule(event, priority, max(0, time - self.now))  # type: ignore[arg-type]
+        priority = (0, pool, sub) if (time, rank) < self.key else (1, rank, pool, sub)
+        self.env.schedule(event, priority, time - self.now)  # type: ignore[arg-type]
 
     def happen(self, key: tuple[int, int], action: Callable[[], Iterable[int]]) -> None:
         """One event, then the dispatch of its pools (1.4), then look what may come next."""
@@ -89,7 +90,10 @@ class Twin(Books):
                 return self.leave(head) if self.leave_time(head) == time else []
             return [pool] if head.arrival + self.batch_wait(pool) == time else []
 
-        self.at(time, rank, pool, (index, ident), action)
+        if rank == LEAVE:  # an overdue one leaves at rank 4 of the present instant (1.3)
+            self.at(max(time, self.now), rank, pool, (time, index, ident), action)
+        else:
+            self.at(time, rank, pool, (time, index, ident), action)  # 5.6: the earliest first, ties by class
 
     # ----------------------------------------------------------------------------------------------- the run (9.1)
     def run(self) -> TwinResult:
@@ -102,7 +106,7 @@ class Twin(Books):
         self.env.run()
         for queue in self.queues:
             for request in queue:
-                request.rejected = True
+                request.rejected, request.pool = True, -1
                 self.seen["rejected"] += 1
         billed = [sum(self.billed(machine) for machine in row) for row in self.machines]
         return self.result(np.array(billed, np.int64))
@@ -233,8 +237,10 @@ class Twin(Books):
 
     def model_at_dispatch(self, request: Request) -> int:
         """Rule 5.3."""
+        if self.scenario.pools[request.pool].is_function:
+            return request.held
         steps = self.next_steps(request)
-        if steps and steps[0].late_model is not None:
+        if steps and steps[0].late_model is not None and not self.scenario.pools[request.pool].is_function:
             if request.deadline - self.now < to_ns(steps[0].late_slack_s):
                 return steps[0].late_model
         return request.held
@@ -261,7 +267,7 @@ class Twin(Books):
     def leave(self, request: Request) -> Iterable[int]:
         """Rule 5.6. Reading: one event, of the pool it leaves and of the pool it enters."""
         left = request.pool
-        self.seen["leave" if self.key == (self.now, LEAVE) else "leave at once"] += 1
+        self.seen["leave" if self.leave_time(request) == self.now else "leave at once"] += 1
         self.dequeue(request)
         entered = self.admit(request, request.step + 1)
         return [entered] if entered == left else [entered, left]
@@ -321,28 +327,28 @@ class Twin(Books):
         if place:
             service.machine = place[0]
             place[0].slots[place[1]] = service
-            order = (place[0].ordinal, place[1])  # 4.5
-        else:
-            order = (1 << 40, model)  # Reading: after provisioned slots, by model
-        self.at(service.finish, FINISH, p, order, lambda: self.finish(service))
+        due = (p, service.finish)
+        if due not in self.finishing:
+            self.at(service.finish, FINISH, p, (), lambda: self.finish(p))
+        self.finishing.setdefault(due, []).append(service)
 
-    def finish(self, service: Service) -> Iterable[int]:
-        if service.cancelled:
-            return []
-        for request in service.batch:
-            self.note("served", service.pool, service.model, request.klass)
-            if self.now > request.deadline:  # 9.2
-                self.note("late", service.pool, service.model, request.klass)
-        machine = service.machine
-        if machine is None:
-            function = self.functions[service.pool][service.model]
-            function.executing -= 1
-            function.warm.append(self.now)
-        else:
-            machine.slots[machine.slots.index(service)] = None
-            if machine.draining and not machine.busy:
-                machine.gone = self.now
-        return [service.pool]
+    def finish(self, p: int) -> Iterable[int]:
+        """Rule 4.5. Reading: all finishes of a pool at one instant are one event, so that one dispatch follows them."""
+        services = [service for service in self.finishing.pop((p, self.now)) if not service.cancelled]
+        for service in services:
+            for request in service.batch:
+                self.note("served", p, service.model, request.klass)
+                if self.now > request.deadline:  # 9.2
+                    self.note("late", p, service.model, request.klass)
+            machine = service.machine
+            if machine is None:
+                self.functions[p][service.model].executing -= 1
+                self.functions[p][service.model].warm.append(self.now)
+            else:
+                machine.slots[machine.slots.index(service)] = None
+                if machine.draining and not machine.busy:
+                    machine.gone = self.now
+        return [p] if services else []
 
     # ------------------------------------------------------------------------------------------------- 6 admission
     def admit(self, request: Request, first: int) -> int:
@@ -457,10 +463,10 @@ class Twin(Books):
         """Rule 8.2."""
         if machine.gone is not None:
             return []
-        self.note("lost", machine.pool)
         self.seen["notice while draining"] += machine.draining
         self.seen["notice while booting"] += not machine.ready
         if not machine.draining:
+            self.note("lost", machine.pool)
             self.release(machine)
         gone_at = self.now + to_ns(self.scenario.spot.notice_s)
         self.at(gone_at, LOSS, machine.pool, (1, machine.ordinal), lambda: self.take_away(machine))

@@ -10,7 +10,7 @@ import numpy as np
 from twin_draws import Request
 
 from selfserve.protocol import BOOT_AGE_BINS, Observation
-from selfserve.scenario import NS, Scenario
+from selfserve.scenario import NS, Scenario, to_ns
 
 NEVER = -(10**30)
 
@@ -65,7 +65,7 @@ class Function:
 
 @dataclass
 class TwinResult:
-    """What the twin found; arrays over requests are in order of their ids."""
+    """What the twin found; arrays over the scored requests are in order of their ids; -1: never answered."""
 
     id: np.ndarray
     arrival_ns: np.ndarray
@@ -137,7 +137,7 @@ class Books:
         sizes = [[size for what, q, _, size in self.log if (what, q) == ("batch", p)] for p in pools]
         observation = Observation(
             time_s=now / NS,
-            interval_s=self.interval / NS,
+            interval_s=(now - begin) / NS,
             arrivals=arrived,
             ready=np.array([sum(m.ready and m.counts for m in row) for row in self.machines]),
             booting=booting,
@@ -166,8 +166,10 @@ class Books:
             for p, pool in enumerate(self.scenario.pools)
         ]
 
+        scored = [request for request in self.requests if request.arrival >= to_ns(self.scenario.warmup_s)]  # 9.1
+
         def column(name: str) -> np.ndarray:
-            return np.array([getattr(request, name) for request in self.requests])
+            return np.array([getattr(request, name) for request in scored])
 
         return TwinResult(
             id=column("id"),

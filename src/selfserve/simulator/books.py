@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numba.cpython.unsafe.numbers import leading_zeros
+
 from selfserve.simulator.jit import kernel
 from selfserve.simulator.state import (
     BATCHED,
     BATCHES,
     BUCKET,
     BUCKET_START,
-    BUCKETS,
     BUSY,
     COLD,
-    IN_SYSTEM,
     LOST,
     P_END,
     P_HISTOGRAM,
@@ -26,18 +27,18 @@ from selfserve.simulator.state import (
 @kernel
 def book_busy(w, p, start, finish):
     """Book a slot's work into the decision intervals that it spans and into the scored window."""
-    interval, bucket = w.par[P_INTERVAL], w.clock[BUCKET]
+    interval, bucket, last = w.par[P_INTERVAL], w.clock[BUCKET], w.served.shape[0] - 1
     a = start - w.clock[BUCKET_START]
-    b = finish - w.clock[BUCKET_START]
+    b = min(finish, w.par[P_END]) - w.clock[BUCKET_START]
     if b <= interval:
-        w.busy[bucket, p] += b - a
+        w.busy[bucket, p] += max(0, b - a)
     else:
         i = a // interval
-        while i < BUCKETS - 1 and (i + 1) * interval < b:
-            w.busy[(bucket + i) % BUCKETS, p] += (i + 1) * interval - a
+        while i < last and (i + 1) * interval < b:
+            w.busy[(bucket + i) % (last + 1), p] += (i + 1) * interval - a
             i += 1
             a = i * interval
-        w.busy[(bucket + min(i, BUCKETS - 1)) % BUCKETS, p] += b - a
+        w.busy[(bucket + min(i, last)) % (last + 1), p] += b - a
     low = max(start, w.par[P_WARMUP])
     high = min(finish, w.par[P_END])
     if high > low:
@@ -50,15 +51,18 @@ def book_answer(w, p, m, k, arrived, meta, start, finish, cold):
     b = finish - w.clock[BUCKET_START]
     bucket = w.clock[BUCKET]
     if b > w.par[P_INTERVAL]:
-        bucket = (bucket + min(b // w.par[P_INTERVAL], BUCKETS - 1)) % BUCKETS
+        buckets = w.served.shape[0]
+        bucket = (bucket + min((b - 1) // w.par[P_INTERVAL], buckets - 1)) % buckets
     latency = finish - arrived
-    late = 1 if latency > w.slo[k] else 0
-    w.served[bucket, p, m, k] += 1
-    w.late[bucket, k] += late
-    w.clock[IN_SYSTEM] -= 1
+    late = latency > w.slo[k]
+    if finish <= w.par[P_END]:
+        w.served[bucket, p, m, k] += 1
+        if late:
+            w.late[bucket, k] += 1
     if arrived >= w.par[P_WARMUP]:
         w.answered[p, m, k] += 1
-        w.scored_late[m, k] += late
+        if late:
+            w.scored_late[m, k] += 1
         if w.par[P_HISTOGRAM]:
             w.histogram[k, histogram_bin(latency)] += 1
         if w.window_ns[k]:
@@ -75,16 +79,7 @@ def book_answer(w, p, m, k, arrived, meta, start, finish, cold):
 @kernel
 def histogram_bin(latency):
     """Return the bin of a latency in nanoseconds: its octave and the 9 bits after its leading one."""
-    x = latency >> 9
-    octave = 0
-    if x >> 32:
-        octave += 32
-        x >>= 32
-    for shift in (16, 8, 4, 2, 1):
-        if x >> shift:
-            octave += shift
-            x >>= shift
-    # the leading one of latency is bit 9 + octave (or lower for less than 512 ns, which share the first bin)
+    octave = 54 - np.int64(leading_zeros(latency | 512))
     return (octave << PER_OCTAVE_BITS) | ((latency >> octave) & ((1 << PER_OCTAVE_BITS) - 1))
 
 
@@ -96,7 +91,7 @@ def begin_interval(w, now):
         w.served[done] = 0
         w.late[done] = 0
         w.busy[done] = 0
-        w.clock[BUCKET] = (done + 1) % BUCKETS
+        w.clock[BUCKET] = (done + 1) % w.served.shape[0]
     w.arrivals[:] = 0
     w.pool[:, COLD] = 0
     w.pool[:, LOST] = 0

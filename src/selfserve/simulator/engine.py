@@ -15,8 +15,8 @@ from selfserve.simulator.books import book_answer, book_busy
 from selfserve.simulator.draws import draw
 from selfserve.simulator.fleet import machine_ready, notices, set_target
 from selfserve.simulator.functions import bill_provisioned, can_start, run_container, token_key
-from selfserve.simulator.jit import kernel
-from selfserve.simulator.queues import current_step, dequeue, enqueue, model_at_dispatch, work_ahead
+from selfserve.simulator.jit import I, kernel
+from selfserve.simulator.queues import dequeue, enqueue, head_of, leave_time, model_at_dispatch, model_of, work_ahead
 from selfserve.simulator.slots import occupy, oldest_free, root
 from selfserve.simulator.state import (
     ADMIT,
@@ -42,7 +42,6 @@ from selfserve.simulator.state import (
     GONE_AT,
     HEAD,
     IN_FLIGHT,
-    IN_SYSTEM,
     IS_FUNCTION,
     IS_READY,
     IS_SPOT,
@@ -54,13 +53,12 @@ from selfserve.simulator.state import (
     N_BOOTING,
     N_READY,
     NEVER,
-    NEVER_KEY,
     NEXT,
     NEXT_ALL,
     NEXT_ID,
     NEXT_LOSS,
     NEXT_READY,
-    NO_SLACK,
+    OF_CLASS,
     P_CONCURRENCY,
     P_EXACT,
     P_INIT,
@@ -70,7 +68,6 @@ from selfserve.simulator.state import (
     READY,
     RETURN_AT,
     SECOND,
-    SLACK,
     SLOTS,
     SUM_END,
     TAIL,
@@ -91,33 +88,35 @@ def earliest_head(w, key, p, only_due, model):
     """
     best, best_deadline, best_id = -1, NEVER, NEVER
     mask = w.ring.shape[2] - 1
-    for k in range(w.slo.shape[0]):
+    for j in range(w.slo.shape[0]):
+        k = I(j)
         i = w.queue[p, k, HEAD]
         if i == w.queue[p, k, TAIL]:
             continue
-        arrived, meta = w.ring[p, k, i & mask, ARRIVED], w.ring[p, k, i & mask, META]
+        arrived, meta = w.ring[p, k, I(i & mask), ARRIVED], w.ring[p, k, I(i & mask), META]
         deadline = arrived + w.slo[k]
         if deadline > best_deadline or (deadline == best_deadline and meta >> 32 > best_id):
             continue
         if only_due:
-            held = (meta >> 12) & 255
+            held = model_of(meta)
             if w.held[p, held] < w.pool[p, BATCH_MAX] and ((arrived + w.pool[p, BATCH_WAIT]) << 3 | DUE) > key:
                 continue
             if w.pool[p, IS_FUNCTION] and not can_start(w, key, p, held):
                 continue
         elif model_at_dispatch(w, key >> 3, p, k, arrived, meta) != model:
             continue
-        best, best_deadline, best_id = k, deadline, meta >> 32
+        best, best_deadline, best_id = j, deadline, meta >> 32
     return best
 
 
 @kernel
 def serve(w, now, p, m, b, quantile, arrived):
     """Start a batch of b on a free slot or container; return (finish, cold, lost). Rules 5.5, 7.4 and 8.2."""
-    service = max(1, (w.service[p, m, b] * w.quantile[quantile]) >> 16)
+    service = max(1, (w.service[p, m, b] * w.quantile[I(quantile)]) >> 16)
     w.pool[p, BATCHES] += 1
     w.pool[p, BATCHED] += b
     leaf = oldest_free(w, p, now)
+    slot = I(leaf)
     if leaf < 0:
         finish, cold = run_container(w, now, p, m, service, arrived)
         return finish, cold, False
@@ -126,13 +125,13 @@ def serve(w, now, p, m, b, quantile, arrived):
     finish = now + service
     lost = False
     if w.pool[p, IS_SPOT]:
-        gone = w.machine[p, leaf // w.pool[p, SLOTS], GONE_AT]
+        gone = w.machine[p, I(leaf // w.pool[p, SLOTS]), GONE_AT]
         if finish > gone:
             finish, lost = gone, True
-    occupy(w, p, leaf, finish)
-    believed_end = now + w.believed[p, m, b]
-    w.pool[p, SUM_END] += believed_end - w.end_of[p, leaf]
-    w.end_of[p, leaf] = believed_end
+    occupy(w, p, slot, NEVER if lost else finish)  # a slot that dies serving is never free again
+    believed_end = now + w.believed[p, m, I(b)]
+    w.pool[p, SUM_END] += believed_end - w.end_of[p, slot]
+    w.end_of[p, slot] = believed_end
     book_busy(w, p, now, finish)
     return finish, 0, lost
 
@@ -150,7 +149,7 @@ def doom(w, p, k, arrived, meta, gone):
 def start_one(w, now, p, k, arrived, meta):
     """Serve one request that need not queue."""
     m = model_at_dispatch(w, now, p, k, arrived, meta)
-    finish, cold, lost = serve(w, now, p, m, 1, (meta >> 20) & 4095, arrived)
+    finish, cold, lost = serve(w, now, p, m, I(1), (meta >> 20) & 4095, arrived)
     if lost:
         doom(w, p, k, arrived, meta, finish)
     else:
@@ -161,36 +160,36 @@ def start_one(w, now, p, k, arrived, meta):
 def start_batch(w, key, p, k):
     """Start a batch led by the head of class k (rule 5.4)."""
     now = key >> 3
-    mask = w.ring.shape[2] - 1
-    i = w.queue[p, k, HEAD] & mask
-    m = model_at_dispatch(w, now, p, k, w.ring[p, k, i, ARRIVED], w.ring[p, k, i, META])
-    b = 0
-    while k >= 0:
-        i = w.queue[p, k, HEAD] & mask
-        w.batch[b, ARRIVED] = w.ring[p, k, i, ARRIVED]
-        w.batch[b, META] = w.ring[p, k, i, META]
-        w.batch[b, 2] = k
+    arrived, meta = head_of(w, p, k)
+    m = model_at_dispatch(w, now, p, k, arrived, meta)
+    b, head = 0, np.int64(k)
+    while head >= 0:
+        k = I(head)
+        w.batch[I(b), ARRIVED], w.batch[I(b), META] = head_of(w, p, k)
+        w.batch[I(b), OF_CLASS] = head
         b += 1
         dequeue(w, now, p, k)
-        k = -1
+        head = -1
         if b < w.pool[p, BATCH_MAX]:
-            k = earliest_head(w, key, p, False, m)
-    finish, cold, lost = serve(w, now, p, m, b, (w.batch[0, META] >> 20) & 4095, w.batch[0, ARRIVED])
-    for i in range(b):
+            head = earliest_head(w, key, p, False, m)
+    finish, cold, lost = serve(w, now, p, m, I(b), (meta >> 20) & 4095, arrived)
+    for j in range(b):
+        i = I(j)
+        k = I(w.batch[i, OF_CLASS])
         if lost:
-            doom(w, p, w.batch[i, 2], w.batch[i, ARRIVED], w.batch[i, META], finish)
+            doom(w, p, k, w.batch[i, ARRIVED], w.batch[i, META], finish)
         else:
-            book_answer(w, p, m, w.batch[i, 2], w.batch[i, ARRIVED], w.batch[i, META], now, finish, cold)
+            book_answer(w, p, m, k, w.batch[i, ARRIVED], w.batch[i, META], now, finish, cold)
 
 
 @kernel
 def dispatch(w, key, p):
     """Start whatever of a pool can start at this key, then note when its next event comes."""
     while w.pool[p, WAITING] > 0 and (w.pool[p, IS_FUNCTION] or root(w, p) <= key >> 3):
-        k = earliest_head(w, key, p, True, 0)
+        k = earliest_head(w, key, p, True, I(0))
         if k < 0:
             break
-        start_batch(w, key, p, k)
+        start_batch(w, key, p, I(k))
     plan_next(w, key, p)
 
 
@@ -204,15 +203,14 @@ def plan_next(w, key, p):
         free = root(w, p) <= key >> 3
         if not free:
             at = min(at, root(w, p) << 3 | FINISH)
-        for k in range(w.slo.shape[0]):
+        for j in range(w.slo.shape[0]):
+            k = I(j)
             i = w.queue[p, k, HEAD]
             if i == w.queue[p, k, TAIL]:
                 continue
-            arrived, meta = w.ring[p, k, i & mask, ARRIVED], w.ring[p, k, i & mask, META]
-            r, s = current_step(w, p, k, meta)
-            if r >= 0 and s + 1 < w.n_steps[k, r] and w.step[k, r, s, SLACK] != NO_SLACK:
-                at = min(at, (arrived + w.slo[k] - w.step[k, r, s, SLACK]) << 3 | LEAVE)
-            m = (meta >> 12) & 255
+            arrived, meta = w.ring[p, k, I(i & mask), ARRIVED], w.ring[p, k, I(i & mask), META]
+            at = min(at, max(key >> 3, leave_time(w, p, k, arrived, meta)) << 3 | LEAVE)
+            m = model_of(meta)
             if free or (pool[IS_FUNCTION] and can_start(w, key, p, m)):
                 at = min(at, (arrived + pool[BATCH_WAIT]) << 3 | DUE)
             elif pool[IS_FUNCTION]:
@@ -249,7 +247,7 @@ def fits(w, key, p, k, m, arrived, meta):
         delay = (work_ahead(w, p, deadline, meta >> 32) + remaining) // slots
     b = min(pool[BATCH_MAX], w.held[p, m] + 1)
     wait = 0 if b == pool[BATCH_MAX] else pool[BATCH_WAIT]
-    return base + max(delay, wait) + w.believed[p, m, b] <= deadline
+    return base + max(delay, wait) + w.believed[p, m, I(b)] <= deadline
 
 
 @kernel
@@ -280,39 +278,35 @@ def admit(w, key, k, r, s, arrived, ident):
     last = w.n_steps[k, r] - 1
     while s < last:
         step = w.step[k, r, s]
-        if accepts(w, key, step[TO_POOL], k, step[TO_MODEL], step[ADMIT], arrived, ident):
+        if accepts(w, key, I(step[TO_POOL]), k, I(step[TO_MODEL]), step[ADMIT], arrived, ident):
             break
         s += 1
-    p, m = w.step[k, r, s, TO_POOL], w.step[k, r, s, TO_MODEL]
-    meta = ident | m << 12 | r << 6 | s
-    if w.pool[p, WAITING] == 0 and w.pool[p, BATCH_MAX] == 1:
+    p, m = I(w.step[k, r, s, TO_POOL]), I(w.step[k, r, s, TO_MODEL])
+    meta = ident | np.int64(m) << 12 | r << 6 | s
+    b = w.pool[p, BATCH_MAX]
+    if b == 1 and w.pool[p, WAITING] == 0:
         if root(w, p) <= now or (w.pool[p, IS_FUNCTION] and can_start(w, key, p, m)):
             start_one(w, now, p, k, arrived, meta)
             if w.pool[p, IS_SPOT]:
                 plan_next(w, key, p)
             return
-    b = w.pool[p, BATCH_MAX]
-    enqueue(w, now, p, k, arrived, meta, w.believed[p, m, b] // b)
+    enqueue(w, now, p, k, arrived, meta, w.believed[p, m, I(b)] // b)
     dispatch(w, key, p)
 
 
 @kernel
-def leave(w, key, p):
-    """Send the head with the earliest leave time on to the next step of its route (rule 5.6)."""
+def next_to_leave(w, p):
+    """Return the class whose head leaves first (rule 5.6)."""
     mask = w.ring.shape[2] - 1
-    best, best_at = -1, NEVER
-    for k in range(w.slo.shape[0]):
+    best, best_at = 0, NEVER
+    for j in range(w.slo.shape[0]):
+        k = I(j)
         i = w.queue[p, k, HEAD]
         if i < w.queue[p, k, TAIL]:
-            r, s = current_step(w, p, k, w.ring[p, k, i & mask, META])
-            if r >= 0 and s + 1 < w.n_steps[k, r] and w.step[k, r, s, SLACK] != NO_SLACK:
-                at = w.ring[p, k, i & mask, ARRIVED] + w.slo[k] - w.step[k, r, s, SLACK]
-                if at < best_at:
-                    best, best_at = k, at
-    i = w.queue[p, best, HEAD] & mask
-    arrived, meta = w.ring[p, best, i, ARRIVED], w.ring[p, best, i, META]
-    dequeue(w, key >> 3, p, best)
-    admit(w, key, best, (meta >> 6) & 63, (meta & 63) + 1, arrived, meta & ~0xFFFFF)
+            at = leave_time(w, p, k, w.ring[p, k, I(i & mask), ARRIVED], w.ring[p, k, I(i & mask), META])
+            if at < best_at:
+                best, best_at = j, at
+    return I(best)
 
 
 @kernel
@@ -322,8 +316,8 @@ def returns(w, now, p):
     for i in range(w.pool[p, DOOMED]):
         d = w.doomed[p, i]
         if d[D_GONE] <= now:
-            m, b = (d[D_META] >> 12) & 255, w.pool[p, BATCH_MAX]
-            enqueue(w, now, p, d[D_CLASS], d[D_ARRIVED], d[D_META], w.believed[p, m, b] // b)
+            m, b = model_of(d[D_META]), w.pool[p, BATCH_MAX]
+            enqueue(w, now, p, I(d[D_CLASS]), d[D_ARRIVED], d[D_META], w.believed[p, m, I(b)] // b)
         else:
             again = min(again, d[D_GONE])
             for c in range(4):
@@ -331,25 +325,6 @@ def returns(w, now, p):
             kept += 1
     w.pool[p, DOOMED] = kept
     w.pool[p, RETURN_AT] = again
-
-
-@kernel
-def happen(w):
-    """Let the next event of any pool happen."""
-    p = 0
-    while w.pool[p, NEXT] != w.clock[NEXT_ALL]:
-        p += 1
-    key = max(w.clock[KEY], w.clock[NEXT_ALL])  # a key in the past happens at once (rule 1.3)
-    rank = w.clock[NEXT_ALL] & 7
-    w.clock[KEY] = key
-    if rank == READY:
-        machine_ready(w, key >> 3, p)
-    elif rank == LOSS:
-        notices(w, key >> 3, p)
-        returns(w, key >> 3, p)
-    elif rank == LEAVE:
-        leave(w, key, p)
-    dispatch(w, key, p)
 
 
 @kernel
@@ -366,30 +341,32 @@ def generate_second(w, s):
 
 
 @kernel
-def arrive(w, s, at, h):
-    """Let one request arrive: draw its class and route, then offer it to the route's steps."""
-    k = class_of(w.thresholds, s, h)
+def route_of(w, k, h):
+    """Return the route that a request draws (rule 3.5)."""
     bits, r = np.int64(h & ROUTE_BITS), 0
     while r < w.routes[k] - 1 and bits >= w.route_cum[k, r]:
         r += 1
-    ident = w.clock[NEXT_ID]
-    w.clock[NEXT_ID] += 1
-    w.clock[IN_SYSTEM] += 1
-    w.arrivals[s - w.clock[BUCKET_START] // SECOND_NS, k] += 1
+    return r
+
+
+@kernel
+def note_arrival(w, s, at, ident, k):
+    """Count an arrival: for the observation, the score and its row."""
+    second = min(s - w.clock[BUCKET_START] // SECOND_NS, w.arrivals.shape[0] - 1)
+    w.arrivals[second, k] += 1
     if at >= w.par[P_WARMUP]:
         w.scored[k] += 1
     if w.par[P_ROWS]:
         w.row_class[ident] = k
         w.row_arrived[ident] = at
-    meta = ident << 32 | np.int64((h >> QUANTILE_SHIFT) & ROUTE_BITS) << 20
-    w.clock[KEY] = at << 3 | ARRIVAL
-    admit(w, w.clock[KEY], k, r, 0, at, meta)
 
 
 @kernel
 def has_room(w, n):
     """Return whether every queue and container heap can take n arrivals beside all that is in the system."""
-    waiting = n + w.clock[IN_SYSTEM]
+    waiting = n
+    for p in range(w.pool.shape[0]):
+        waiting += w.pool[p, WAITING] + w.pool[p, DOOMED]
     if waiting >= w.ring.shape[2] or waiting >= w.doomed.shape[1]:
         return False
     for p in range(w.pool.shape[0]):
@@ -402,50 +379,75 @@ def has_room(w, n):
 
 @kernel
 def decide(w, now, target, batch_max, batch_wait):
-    """Put a decision in force: targets of all pools, batches, then whatever can start (rank 3)."""
-    key = now << 3 | DECISION
-    w.clock[KEY] = max(w.clock[KEY], key)
+    """Put a decision in force: targets and batches of all pools; each dispatches when the clock goes on (rank 3)."""
+    w.clock[NEXT_ALL] = now << 3 | DECISION
     for p in range(w.pool.shape[0]):
         set_target(w, now, p, target[p])
         w.pool[p, BATCH_MAX] = batch_max[p]
         w.pool[p, BATCH_WAIT] = batch_wait[p]
-    for p in range(w.pool.shape[0]):
-        dispatch(w, key, p)
+        w.pool[p, NEXT] = now << 3 | DECISION
 
 
 @kernel
-def run_out(w):
-    """After the end: let everything happen that still can."""
-    while w.clock[NEXT_ALL] < NEVER_KEY:
-        happen(w)
+def refill(w, stop):
+    """Generate the next second's arrivals once those of the last are through; False if arrays must grow first."""
+    s = w.clock[SECOND]
+    if w.clock[CURSOR] < w.clock[BUFFERED] or s >= w.par[P_SECONDS] or s * SECOND_NS >= stop:
+        return True
+    if not has_room(w, w.counts[s]):
+        return False
+    w.clock[BUFFERED] = generate_second(w, s)
+    w.clock[CURSOR] = 0
+    w.clock[SECOND] = s + 1
+    return True
 
 
 @kernel
 def advance(w, stop):
-    """Run until ``stop`` (ns): what is due before its decision happens. Return False if arrays must grow first."""
-    end_second = w.par[P_SECONDS]
-    while True:
-        if w.clock[CURSOR] == w.clock[BUFFERED]:
-            s = w.clock[SECOND]
-            if s >= end_second or s * SECOND_NS >= stop:
-                break
-            if not has_room(w, w.counts[s]):
-                return False
-            w.clock[BUFFERED] = generate_second(w, s)
-            w.clock[CURSOR] = 0
-            w.clock[SECOND] = s + 1
+    """Let happen, in order, all that is due before a decision at ``stop`` (ns); False if arrays must grow first."""
+    while refill(w, stop):
         s = w.clock[SECOND] - 1
-        while w.clock[CURSOR] < w.clock[BUFFERED]:
-            at = w.arrive_at[w.clock[CURSOR]]
-            if at >= stop:
+        more = w.clock[SECOND] < w.par[P_SECONDS] and w.clock[SECOND] * SECOND_NS < stop
+        while True:
+            i = w.clock[CURSOR]
+            at = NEVER
+            if i < w.clock[BUFFERED]:
+                at = w.arrive_at[I(i)]
+            elif more:
+                at = w.clock[SECOND] * SECOND_NS - 1  # what comes later waits for that second's arrivals
+            limit = min(at << 3 | ARRIVAL, stop << 3 | DECISION)
+            p, k, r, step, arrived, ident = -1, I(0), 0, -1, at, 0
+            if w.clock[NEXT_ALL] < limit:
+                p = 0
+                while w.pool[p, NEXT] != w.clock[NEXT_ALL]:
+                    p += 1
+                rank = w.clock[NEXT_ALL] & 7
+                key = max(w.clock[KEY], w.clock[NEXT_ALL])  # a key in the past happens at once (rule 1.3)
+                if rank == READY:
+                    machine_ready(w, key >> 3, p)
+                elif rank == LOSS:
+                    notices(w, key >> 3, p)
+                    returns(w, key >> 3, I(p))
+                elif rank == LEAVE:
+                    k = next_to_leave(w, I(p))
+                    arrived, meta = head_of(w, I(p), k)
+                    r, step, ident = (meta >> 6) & 63, (meta & 63) + 1, meta & ~0xFFFFF
+                    dequeue(w, key >> 3, I(p), k)
+            elif i < w.clock[BUFFERED] and at < stop:
+                h = w.arrive_draw[I(i)]
+                k = I(class_of(w.thresholds, s, h))
+                key, r, step, ident = at << 3 | ARRIVAL, route_of(w, k, h), 0, w.clock[NEXT_ID]
+                note_arrival(w, s, at, ident, k)
+                ident = ident << 32 | np.int64((h >> QUANTILE_SHIFT) & ROUTE_BITS) << 20
+                w.clock[NEXT_ID] += 1
+                w.clock[CURSOR] = i + 1
+            else:
                 break
-            while w.clock[NEXT_ALL] < (at << 3 | ARRIVAL):
-                happen(w)
-            arrive(w, s, at, w.arrive_draw[w.clock[CURSOR]])
-            w.clock[CURSOR] += 1
-        if w.clock[CURSOR] < w.clock[BUFFERED]:
-            break
-    while w.clock[NEXT_ALL] < (stop << 3 | DECISION):
-        happen(w)
-    w.clock[KEY] = max(w.clock[KEY], stop << 3 | DECISION)
-    return True
+            w.clock[KEY] = key
+            if step >= 0:
+                admit(w, key, k, r, step, arrived, ident)
+            if p >= 0:
+                dispatch(w, key, I(p))
+        if i < w.clock[BUFFERED] or not more:
+            return True
+    return False

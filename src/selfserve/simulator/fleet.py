@@ -186,6 +186,7 @@ def release(w, now, p, i):
             gone = max(gone, busy_until(w, p, slot))
             pool[SUM_END] -= w.end_of[p, slot]
             occupy(w, p, slot, NEVER)
+        gone = min(gone, m[GONE_AT])
     else:
         pool[N_BOOTING] -= 1
         next_ready(w, p)

@@ -11,6 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 kernel: Callable[..., Any] = njit(cache=True, _nrt=False, forceinline=True, error_model="numpy")
+
+I = np.uint32
+"""Type of an index inside kernels: unsigned, so that it is not checked for wrap-around, and narrow, so that arithmetic
+with int64 stays int64 (uint64 with int64 gives float64)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfserve.simulator.jit import kernel
+from selfserve.simulator.jit import I, kernel
 from selfserve.simulator.state import (
     AREA,
     ARRIVED,
@@ -11,6 +11,9 @@ from selfserve.simulator.state import (
     LATE_MODEL,
     LATE_SLACK,
     META,
+    NEVER,
+    NO_SLACK,
+    SLACK,
     TAIL,
     TO_POOL,
     WAITING,
@@ -18,6 +21,12 @@ from selfserve.simulator.state import (
     WORK_GONE,
     WORK_IN,
 )
+
+
+@kernel
+def model_of(meta):
+    """Return the model that a waiting request holds; meta is id << 32 | quantile << 20 | model << 12 | route << 6 | step."""
+    return I((meta >> 12) & 255)
 
 
 @kernel
@@ -29,17 +38,17 @@ def enqueue(w, now, p, k, arrived, meta, work):
     i = q[TAIL]
     q[TAIL] += 1
     q[WORK_IN] += work
-    while i > q[HEAD] and ring[(i - 1) & mask, META] >> 32 > meta >> 32:
-        ring[i & mask, ARRIVED] = ring[(i - 1) & mask, ARRIVED]
-        ring[i & mask, META] = ring[(i - 1) & mask, META]
-        ring[i & mask, WORK] = ring[(i - 1) & mask, WORK] + work
+    while i > q[HEAD] and ring[I((i - 1) & mask), META] >> 32 > meta >> 32:
+        ring[I(i & mask), ARRIVED] = ring[I((i - 1) & mask), ARRIVED]
+        ring[I(i & mask), META] = ring[I((i - 1) & mask), META]
+        ring[I(i & mask), WORK] = ring[I((i - 1) & mask), WORK] + work
         i -= 1
-    ring[i & mask, ARRIVED] = arrived
-    ring[i & mask, META] = meta
-    before = ring[(i - 1) & mask, WORK] if i > q[HEAD] else q[WORK_GONE]
-    ring[i & mask, WORK] = before + work
+    ring[I(i & mask), ARRIVED] = arrived
+    ring[I(i & mask), META] = meta
+    before = ring[I((i - 1) & mask), WORK] if i > q[HEAD] else q[WORK_GONE]
+    ring[I(i & mask), WORK] = before + work
     q[AREA] -= now
-    w.held[p, (meta >> 12) & 255] += 1
+    w.held[p, model_of(meta)] += 1
     w.pool[p, WAITING] += 1
 
 
@@ -47,11 +56,11 @@ def enqueue(w, now, p, k, arrived, meta, work):
 def dequeue(w, now, p, k):
     """Take the head of a class out of a pool's queue."""
     q = w.queue[p, k]
-    i = q[HEAD] & (w.ring.shape[2] - 1)
+    i = I(q[HEAD] & (w.ring.shape[2] - 1))
     q[WORK_GONE] = w.ring[p, k, i, WORK]
     q[HEAD] += 1
     q[AREA] += now
-    w.held[p, (w.ring[p, k, i, META] >> 12) & 255] -= 1
+    w.held[p, model_of(w.ring[p, k, i, META])] -= 1
     w.pool[p, WAITING] -= 1
 
 
@@ -60,35 +69,51 @@ def work_ahead(w, p, deadline, ident):
     """Return the believed work waiting before (deadline, id), nanoseconds; O(classes x log of the queue)."""
     mask = w.ring.shape[2] - 1
     total = 0
-    for k in range(w.slo.shape[0]):
+    for j in range(w.slo.shape[0]):
+        k = I(j)
         low, high = w.queue[p, k, HEAD], w.queue[p, k, TAIL]
         while low < high:
             middle = (low + high) >> 1
-            d = w.ring[p, k, middle & mask, ARRIVED] + w.slo[k]
-            if d < deadline or (d == deadline and w.ring[p, k, middle & mask, META] >> 32 < ident):
+            d = w.ring[p, k, I(middle & mask), ARRIVED] + w.slo[k]
+            if d < deadline or (d == deadline and w.ring[p, k, I(middle & mask), META] >> 32 < ident):
                 low = middle + 1
             else:
                 high = middle
         if low > w.queue[p, k, HEAD]:
-            total += w.ring[p, k, (low - 1) & mask, WORK] - w.queue[p, k, WORK_GONE]
+            total += w.ring[p, k, I((low - 1) & mask), WORK] - w.queue[p, k, WORK_GONE]
     return total
 
 
 @kernel
 def current_step(w, p, k, meta):
-    """Return the place (route, step) in the decision in force of a waiting request, or (-1, -1) (rule 5.2)."""
-    r = (meta >> 6) & 63
-    s = meta & 63
+    """Return the place (route, step) in the decision in force of a waiting request, and whether it exists (rule 5.2)."""
+    r, s = (meta >> 6) & 63, meta & 63
     if r < w.routes[k] and s < w.n_steps[k, r] and w.step[k, r, s, TO_POOL] == p:
-        return r, s
-    return -1, -1
+        return I(r), I(s), True
+    return I(0), I(0), False
 
 
 @kernel
 def model_at_dispatch(w, now, p, k, arrived, meta):
     """Return the model that answers: the late model if too little time is left (rule 5.3; machines only)."""
     if not w.pool[p, IS_FUNCTION]:
-        r, s = current_step(w, p, k, meta)
-        if r >= 0 and w.step[k, r, s, LATE_MODEL] >= 0 and arrived + w.slo[k] - now < w.step[k, r, s, LATE_SLACK]:
-            return w.step[k, r, s, LATE_MODEL]
-    return (meta >> 12) & 255
+        r, s, exists = current_step(w, p, k, meta)
+        if exists and w.step[k, r, s, LATE_MODEL] >= 0 and arrived + w.slo[k] - now < w.step[k, r, s, LATE_SLACK]:
+            return I(w.step[k, r, s, LATE_MODEL])
+    return model_of(meta)
+
+
+@kernel
+def leave_time(w, p, k, arrived, meta):
+    """Return when a waiting request moves on to the next step of its route, or NEVER (rule 5.6)."""
+    r, s, exists = current_step(w, p, k, meta)
+    if exists and s + 1 < w.n_steps[k, r] and w.step[k, r, s, SLACK] != NO_SLACK:
+        return arrived + w.slo[k] - w.step[k, r, s, SLACK]
+    return NEVER
+
+
+@kernel
+def head_of(w, p, k):
+    """Return (arrival time, meta) of the head of a class."""
+    i = I(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1))
+    return w.ring[p, k, i, ARRIVED], w.ring[p, k, i, META]

@@ -12,7 +12,7 @@ from selfserve.protocol import BOOT_AGE_BINS, Decision, Observation, Policy
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator import state as s
 from selfserve.simulator.books import begin_interval
-from selfserve.simulator.engine import advance, decide, run_out
+from selfserve.simulator.engine import advance, decide
 from selfserve.simulator.fleet import close_bills, running_ns
 from selfserve.simulator.result import DecisionLog, Result, collect
 from selfserve.simulator.world import ROUTES, STEPS, grow, make_room_for_machines, make_world, write_routes
@@ -115,7 +115,8 @@ class Simulator:
 
     def finish(self, policy: str = "", decisions: DecisionLog | None = None) -> Result:
         """Run to the last answer and return the result."""
-        run_out(self.world)
+        while not advance(self.world, s.NEVER - 1):
+            self.world = grow(self.world)
         close_bills(self.world)
         return collect(self, policy, decisions)
 
@@ -143,7 +144,7 @@ class Simulator:
         seen = Observation(
             time_s=now / 1e9,
             interval_s=span_ns / 1e9,
-            arrivals=w.arrivals[: max(1, int(np.ceil(self.interval_s)))].copy(),
+            arrivals=w.arrivals.copy(),
             ready=pool[:, s.N_READY].copy(),
             booting=self._booting(),
             busy_slot_s=w.busy[bucket] / 1e9,

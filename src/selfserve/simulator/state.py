@@ -28,6 +28,7 @@ MACHINE_COLUMNS = 8
 # columns of World.queue [P, K] and of World.ring [P, K, room]
 HEAD, TAIL, WORK_GONE, WORK_IN, AREA = range(5)
 ARRIVED, META, WORK = range(3)
+OF_CLASS = 2  # third column of World.batch
 
 # columns of World.doomed [P, room]: requests that a spot machine will lose
 D_GONE, D_ARRIVED, D_META, D_CLASS = range(4)
@@ -41,7 +42,7 @@ TO_POOL, TO_MODEL, ADMIT, SLACK, LATE_MODEL, LATE_SLACK = range(6)
 NO_SLACK = -(1 << 58)
 
 # World.clock
-KEY, NEXT_ID, SECOND, CURSOR, BUFFERED, BUCKET_START, NEXT_ALL, IN_SYSTEM, BUCKET = range(9)
+KEY, NEXT_ID, SECOND, CURSOR, BUFFERED, BUCKET_START, NEXT_ALL, BUCKET = range(8)
 
 # World.par
 (
@@ -49,8 +50,6 @@ KEY, NEXT_ID, SECOND, CURSOR, BUFFERED, BUCKET_START, NEXT_ALL, IN_SYSTEM, BUCKE
     P_HISTOGRAM, P_SECONDS, P_EXACT,
 ) = range(13)  # fmt: skip
 
-BUCKETS = 16
-"""Decision intervals ahead into which finishes are booked (the last one takes all later finishes)."""
 OCTAVES, PER_OCTAVE_BITS = 38, 9
 HISTOGRAM_BINS = OCTAVES << PER_OCTAVE_BITS
 """Latency histogram: 512 bins an octave from 512 ns on, so that a bin's middle is within 0.1% of its members."""

@@ -64,7 +64,12 @@ def make_world(
         service[i, :, : p.service_ns.shape[1]] = p.service_ns
         believed[i, :, : p.service_ns.shape[1]] = p.believed_ns
     storms = [
-        (to_ns(x.start_s), to_ns(x.start_s + x.length_s), x.interruptions_per_hour, round(x.refused_share * 65536))
+        (
+            to_ns(x.start_s),
+            to_ns(x.start_s) + to_ns(x.length_s),
+            x.interruptions_per_hour,
+            round(x.refused_share * 65536),
+        )
         for x in sorted(scenario.spot.storms, key=lambda x: x.start_s)
     ]
     window_ns = np.array([to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes])
@@ -73,7 +78,9 @@ def make_world(
     room = power_of_two(max(1024, 2 * peak + 2))
     n_rows = int(workload.counts.sum()) if rows else 1
     containers = min(room, power_of_two(scenario.function.concurrency)) if _functions(scenario) else 1
-    seconds_seen = int(np.ceil(interval_s)) + 1
+    seconds_seen = max(1, int(np.ceil(interval_s)))
+    slowest = int(service.max()) * 4 + par[s.P_INIT]
+    buckets = 2 + min(256, int(slowest // par[s.P_INTERVAL]))  # decision intervals ahead into which finishes are booked
     zeros = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
     w = s.World(
         par=par,
@@ -110,9 +117,9 @@ def make_world(
         arrive_draw=np.zeros(peak + 1, np.uint64),
         batch=zeros(widest, 3),
         arrivals=zeros(seconds_seen, classes),
-        served=zeros(s.BUCKETS, pools, models, classes),
-        late=zeros(s.BUCKETS, classes),
-        busy=zeros(s.BUCKETS, pools),
+        served=zeros(buckets, pools, models, classes),
+        late=zeros(buckets, classes),
+        busy=zeros(buckets, pools),
         answered=zeros(pools, models, classes),
         scored_late=zeros(models, classes),
         scored=zeros(classes),

@@ -1,0 +1,115 @@
+"""The simulator against its independent twin: every start, finish and bill of random small cases, exactly."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from twin_books import TwinResult
+from twin_cases import Case, first_difference, make_case, simulated, twin_of
+
+CASES, CHUNK = 1000, 50
+
+
+@pytest.mark.parametrize("first", range(0, CASES, CHUNK))
+def test_simulator_agrees_with_its_twin(first: int) -> None:
+    for number in range(first, first + CHUNK):
+        case = make_case(number)
+        difference = first_difference(twin_of(case), simulated(case))
+        assert difference is None, f"case {number}: {difference}"
+
+
+FEATURES = (
+    "leave", "leave at once", "late bind", "step gone", "step moved", "batch", "batch on function",
+    "cold start", "warm", "provisioned", "no token", "concurrency limit",
+    "cancelled boot", "release", "drain", "lost", "notice while booting", "return", "refused", "rejected",
+    "IF_IDLE machines True", "IF_IDLE machines False", "IF_IDLE function True", "IF_IDLE function False",
+    "IF_FITS machines True", "IF_FITS machines False", "IF_FITS function True", "IF_FITS function False",
+    "fits by booting",
+)  # fmt: skip
+
+
+def test_cases_exercise_every_feature() -> None:
+    seen: Counter[str] = Counter()
+    for number in range(100):
+        seen += twin_of(make_case(number)).seen
+    assert [feature for feature in FEATURES if seen[feature] < 20] == []
+
+
+def test_another_seed_is_noticed() -> None:
+    case = known_case(0)
+    other = Case(case.number, case.scenario, case.workload, case.decisions, case.interval_s, case.seed + 1)
+    assert first_difference(twin_of(other), known_result(0)) is not None
+
+
+# Each mutant is the twin with one rule of the page broken; some of the cases must tell it from the simulator.
+MUTANTS = {
+    "1.2 finish after arrival": ("FINISH, READY, LOSS, DECISION, LEAVE, TIMEOUT, ARRIVAL = range(7)",
+                                 "FINISH, READY, LOSS, DECISION, LEAVE, TIMEOUT, ARRIVAL = 6, 1, 2, 3, 4, 5, 0"),
+    "1.2 loss before finish": ("= range(7)", "= 2, 1, 0, 3, 4, 5, 6"),
+    "1.2 decision before ready": ("= range(7)", "= 0, 3, 2, 1, 4, 5, 6"),
+    "1.2 time-out before leave": ("= range(7)", "= 0, 1, 2, 3, 5, 4, 6"),
+    "1.3 the past waits its turn": ("(0, pool, sub) if (time, rank) < self.key else", "(0, pool, sub) if False else"),
+    "2.3 no lognormal": ("mean_ns * lognormal_table(variation)[quantile] >> 16", "mean_ns"),
+    "4.1 draining machines count": ("return self.gone is None and not self.draining", "return self.gone is None"),
+    "4.3 oldest first": ("in counted[::-1][:surplus]", "in counted[:surplus]"),
+    "4.4 no minimum": ("minimum = 0 if pool.is_function else", "minimum = 0 if True else"),
+    "4.4 free at running": ("elif machine.gone < machine.running", "elif machine.gone <= machine.running"),
+    "4.5 youngest first": ("for machine in self.machines[p]:\n            if machine.ready",
+                           "for machine in self.machines[p][::-1]:\n            if machine.ready"),
+    "5.1 overtaking": ("request.id < heads[request.klass].id", "request.id > heads[request.klass].id"),
+    "5.2 steps of the old pool go on": ("if steps[0].pool != request.pool:", "if False:"),
+    "5.3 late on functions": ("if self.scenario.pools[request.pool].is_function:", "if False:"),
+    "5.3 late at equality": ("request.deadline - self.now < to_ns", "request.deadline - self.now <= to_ns"),
+    "5.4 first come first served": ("return sorted(heads, key=lambda r: (r.deadline, r.id))",
+                                    "return sorted(heads, key=lambda r: r.id)"),
+    "5.4 full batches wait": ("self.holding(p, r.held) >= full or", "full == 1 or"),
+    "5.4 mates by held model": ("if self.model_at_dispatch(r) == model]", "if r.held == model]"),
+    "6.2 displaces": ("answer and len(self.queues[step.pool]) < self.batch_max(step.pool)", "answer"),
+    "6.3 nothing ahead": ("(ahead + remaining) // slots", "remaining // slots"),
+    "6.3 nothing remains": ("(ahead + remaining) // slots", "ahead // slots"),
+    "6.3 no batch wait": ("wait = 0 if size == most else", "wait = 0 if True else"),
+    "6.3 strict": ("predicted <= request.deadline", "predicted < request.deadline"),
+    "6.4 always warm": ("init = 0 if ready else", "init = 0 if True else"),
+    "7.2 closed": ("if f <= self.now < f +", "if f <= self.now <= f +"),
+    "7.2 oldest container": ("function.warm.remove(max(warm))", "function.warm.remove(min(warm))"),
+    "7.3 one more token": ("(self.scenario.function.burst_per_10s - 1) *", "self.scenario.function.burst_per_10s *"),
+    "7.5 any model": ("able and self.holding(step.pool, step.model) <", "able and len(self.queues[step.pool]) <"),
+    "7.7 by start": ("if self.warmup <= batch[0].arrival", "if self.warmup <= self.now"),
+    "8.1 no storms": ("for storm in sorted(self.scenario.spot.storms", "for storm in sorted(()"),
+    "8.2 no return": ("                    self.enqueue(request)\n        return", "        return"),
+    "8.3 ordinals are given back": ('self.note("refused", p)', 'self.ordinals[p] -= 1'),
+}  # fmt: skip
+
+
+@cache
+def known_case(number: int) -> Case:
+    return make_case(number)
+
+
+@cache
+def known_result(number: int) -> TwinResult:
+    return simulated(known_case(number))
+
+
+@pytest.mark.parametrize("rule", MUTANTS)
+def test_a_broken_rule_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, wrong = MUTANTS[rule]
+    broken = 0
+    for name in ("twin_draws", "twin_books", "twin"):
+        source = (Path(__file__).parent / f"{name}.py").read_text()
+        broken += source.count(right)
+        mutant = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, mutant)
+        exec(compile(source.replace(right, wrong), name, "exec"), mutant.__dict__)
+    assert broken == 1
+    for number in range(300):
+        case = known_case(number)
+        found = mutant.run_twin(case.scenario, case.workload, case.decisions, case.interval_s, case.seed)
+        if first_difference(found, known_result(number)) is not None:
+            return
+    pytest.fail("no case tells it from the right rule")
