@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import json
-import shutil
 import statistics
 import subprocess
 import sys
@@ -33,9 +33,9 @@ from selfserve.scenario import (
     VmPhysics,
     load_scenario,
 )
-from selfserve.simulator import Result, Simulator, simulate
+from selfserve.simulator import Simulator, simulate
 from selfserve.simulator.arrivals import generate
-from selfserve.simulator.draws import GAP, REQUEST, bases, exponential_table, lognormal_table
+from selfserve.simulator.draws import BOOT, GAP, REQUEST, bases, draw, exponential_table, lognormal_table
 from selfserve.workload import Trace, Workload, make_workload, mean_work
 
 HERE = Path(__file__).resolve().parent
@@ -85,31 +85,35 @@ def timed(requests: int, work: Callable[[], object]) -> Cost:
     return Cost(requests, time.process_time() - cpu, time.perf_counter() - wall)
 
 
-class Comparison(NamedTuple):
-    """Two sides that took turns: requests per CPU second of each, and their ratio A / B."""
+class Speed(NamedTuple):
+    """The simulator's requests per CPU second, the other side's (if there is one) and their ratio; medians of turns."""
 
-    a: float
-    b: float
-    ratio: float
-    lowest: float
-    highest: float
-    wall_ratio: float
+    ours: float
+    theirs: float | None
+    ratio: float | None
+    detail: str
 
-    @classmethod
-    def of(cls, turns: list[tuple[Cost, Cost]]) -> Comparison:
-        """Take the medians over the turns."""
-        rate = [[c.requests / c.cpu_s for c in pair] for pair in turns]
-        wall = [a.requests / a.wall_s / (b.requests / b.wall_s) for a, b in turns]
-        ratios = [a / b for a, b in rate]
-        a, b = (statistics.median(side) for side in zip(*rate, strict=True))
-        return cls(a, b, statistics.median(ratios), min(ratios), max(ratios), statistics.median(wall))
 
-    def say(self, a: str, b: str) -> str:
-        """Return a line for people."""
-        return (
-            f"{a} {self.a / 1e6:.3g} M requests/s, {b} {self.b / 1e6:.3g} M; ratio {self.ratio:.3g} "
-            f"({self.lowest:.3g} to {self.highest:.3g} over the turns; by wall clock {self.wall_ratio:.3g})"
-        )
+Turn = Callable[[int], Cost]
+"""Does the work of turn 0, 1, .. and returns what it took."""
+
+
+def take_turns(turns: int, ours: Turn, theirs: Turn | None) -> Speed:
+    """Let two sides take turns (A B A B ..), so that a busy machine slows both; the ratio is that of CPU time."""
+    pairs = [(ours(i), theirs(i) if theirs else None) for i in range(turns)]
+    ours_rate = statistics.median(a.requests / a.cpu_s for a, _ in pairs)
+    both = [(a, b) for a, b in pairs if b is not None]
+    if not both:
+        return Speed(ours_rate, None, None, f"{ours_rate / 1e6:.3g} M requests/s")
+    theirs_rate = statistics.median(b.requests / b.cpu_s for _, b in both)
+    ratios = [a.requests / a.cpu_s * b.cpu_s / b.requests for a, b in both]
+    wall = statistics.median(a.requests / a.wall_s * b.wall_s / b.requests for a, b in both)
+    ratio = statistics.median(ratios)
+    detail = (
+        f"{ours_rate / 1e6:.3g} M requests/s against {theirs_rate / 1e6:.3g} M, ratio {ratio:.3g} "
+        f"({min(ratios):.3g} to {max(ratios):.3g} over {turns} turns; {wall:.3g} by the clock on the wall)"
+    )
+    return Speed(ours_rate, theirs_rate, ratio, detail)
 
 
 def poisson_trace(rate: float, seconds: int) -> Trace:
@@ -175,26 +179,31 @@ class BareHeap:
         )  # fmt: skip
 
 
-def w1_against_c(seconds: int, turns: int) -> tuple[Comparison, Result]:
-    """Time the simulator and C on W1 in turns; return the comparison and the simulator's last result.
+def compiled_heap(folder: str) -> BareHeap | None:
+    """Return the yardstick, or None where it does not compile (with a line on stderr that says why)."""
+    try:
+        return BareHeap(folder)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"bench: no C yardstick: {error}", file=sys.stderr)
+        return None
 
-    Raises:
-        FileNotFoundError: there is no C compiler.
-    """
+
+def w1_against_c(seconds: int, turns: int) -> Speed:
+    """Time simulator and C on W1; the timed part is the window, without building and reading out the simulator."""
     case = w1(seconds)
     requests = int(case.workload.counts.sum())
+    w1(1).simulator().advance(case.decision)  # compiles
+
+    def ours(turn: int) -> Cost:
+        simulator = case.simulator()
+        return timed(requests, lambda: simulator.advance(case.decision))
+
     with tempfile.TemporaryDirectory() as folder:
-        heap = BareHeap(folder)
-        w1(1).simulator().advance(case.decision)  # compiles
-        pairs = []
-        for _ in range(turns):
-            ours = case.simulator()
-            a = timed(requests, lambda: ours.advance(case.decision))  # noqa: B023 (called at once)
-            pairs.append((a, timed(requests, lambda: heap(case.workload))))
-    return Comparison.of(pairs), ours.finish()
+        heap = compiled_heap(folder)
+        return take_turns(turns, ours, heap and (lambda turn: timed(requests, lambda: heap(case.workload))))
 
 
-def w1_latencies(seconds: int) -> tuple[int, int]:
+def w1_latencies(seconds: int) -> tuple[int, int | None]:
     """Return the sum of all latencies in ns by simulator and by C where nothing overflows: they must be equal."""
     case = w1(seconds, slo_s=1000.0)
     simulator = case.simulator(requests=True)
@@ -202,7 +211,8 @@ def w1_latencies(seconds: int) -> tuple[int, int]:
     rows = simulator.finish().requests
     assert rows is not None  # it was asked for
     with tempfile.TemporaryDirectory() as folder:
-        return int((rows["finish_ns"] - rows["arrival_ns"]).sum()), BareHeap(folder)(case.workload)
+        heap = compiled_heap(folder)
+        return int((rows["finish_ns"] - rows["arrival_ns"]).sum()), heap and heap(case.workload)
 
 
 # ------------------------------------------------------------------------------------------------- W2 against SimPy
@@ -235,7 +245,7 @@ def w2(seconds: int, load_machines: float | None = None) -> Case:
     fits = Admit.IF_FITS
     strict = (Route((Step(vm, small, fits), Step(fn, small))),)
     accurate = (
-        Route((Step(vm, tiny, fits, leave_slack_s=0.2), Step(fn, tiny)), 0.9),
+        Route((Step(vm, tiny, fits, leave_slack_s=0.6), Step(fn, tiny)), 0.9),
         Route((Step(vm, base, fits, leave_slack_s=0.6, late_model=tiny, late_slack_s=1.97), Step(fn, base)), 0.1),
     )
     relaxed = (Route((Step(vm, resnet, leave_slack_s=3.0), Step(fn, resnet))),)
@@ -249,81 +259,151 @@ def w2(seconds: int, load_machines: float | None = None) -> Case:
     return Case(scenario, workload, Decision((machines, 0), routes, batch_max=(W2_BATCH, 1), batch_wait_s=(0.02, 0.0)))
 
 
-class W2Found(NamedTuple):
-    """Speed of both sides on W2, and (simulator, SimPy) pairs of what both found."""
-
-    speed: Comparison
-    agreement: dict[str, tuple[float, float]]
-
-
 def simpy_system(case: Case) -> Any:
-    """Return W2's SimPy model at time 0, with all arrivals at hand."""
-    sys.path.append(str(HERE))
+    """Return W2's SimPy model at time 0 with all arrivals at hand, or None where SimPy is not installed."""
+    if importlib.util.find_spec("simpy") is None:
+        return None
+    if str(HERE) not in sys.path:
+        sys.path.append(str(HERE))
     from simpy_w2 import System
 
     found = generate(case.workload, SEED)
     factors = lognormal_table(case.scenario.service.spread)[found.quantile] / 65536
-    given = (found.times_ns / 1e9, found.class_ids, factors, found.route_bits)
+    vm = case.scenario.vm
+    boots = np.array([int(draw(bases(SEED)[BOOT], n)) & 4095 for n in range(case.decision.machines[0])])
+    ready_s = vm.pending_s + vm.boot_s * lognormal_table(vm.boot_spread)[boots] / 65536
+    given = (found.times_ns / 1e9, found.class_ids, factors, found.route_bits, ready_s)
     return System(case.scenario, case.decision, *(a.tolist() for a in given), float(W2_WARMUP_S))
 
 
-def w2_against_simpy(seconds: int, intervals: int, turns: int, load_machines: float | None = None) -> W2Found:
-    """Time the simulator and SimPy on W2 in turns; warm-up (boots, first cold starts) is untimed on both sides.
+def w2_against_simpy(
+    seconds: int, intervals: int, turns: int, load_machines: float | None = None
+) -> tuple[Speed, dict[str, tuple[float, float]]]:
+    """Time simulator and SimPy on W2, without the warm-up (boots, first cold starts); return what they agree on too.
 
     Args:
         seconds: what SimPy simulates in a turn; each turn goes on where the one before ended.
         intervals: intervals of ``W2_WARMUP_S`` that the simulator does in a turn (``seconds`` would be over too soon).
         turns: how many turns.
-        load_machines: size of the scenario, its own by default.
+        load_machines: as in :func:`w2`.
     """
     case = w2(W2_WARMUP_S * (1 + intervals * turns), load_machines)
     short = w2(W2_WARMUP_S + seconds * turns, load_machines)
-    arrived, theirs_arrived = case.workload.counts.cumsum(), short.workload.counts.cumsum()
-    ours, theirs = case.simulator(W2_WARMUP_S), simpy_system(short)
-    ours.advance(case.decision)
-    theirs.env.run(until=W2_WARMUP_S)
-    pairs = []
-    for turn in range(turns):
+    simulator, system = case.simulator(W2_WARMUP_S), simpy_system(short)
+    simulator.advance(case.decision)
+
+    def ours(turn: int) -> Cost:
         first, last = (W2_WARMUP_S * (1 + intervals * i) for i in (turn, turn + 1))
-        a = timed(
-            int(arrived[last - 1] - arrived[first - 1]),
-            lambda: [ours.advance(case.decision) for _ in range(intervals)],
-        )
+        requests = int(case.workload.counts[first:last].sum())
+        return timed(requests, lambda: [simulator.advance(case.decision) for _ in range(intervals)])
+
+    def theirs(turn: int) -> Cost:
         first, last = (W2_WARMUP_S + seconds * i for i in (turn, turn + 1))
-        b = timed(int(theirs_arrived[last - 1] - theirs_arrived[first - 1]), lambda: theirs.env.run(until=last))  # noqa: B023
-        pairs.append((a, b))
-    theirs.env.run()
-    return W2Found(Comparison.of(pairs), agreement(short, theirs))
+        return timed(int(short.workload.counts[first:last].sum()), lambda: system.env.run(until=last))
+
+    if system is None:
+        return take_turns(turns, ours, None), {}
+    system.env.run(until=W2_WARMUP_S)
+    speed = take_turns(turns, ours, theirs)
+    system.env.run()
+    return speed, agreement(short, system)
 
 
-def agreement(case: Case, theirs: Any) -> dict[str, tuple[float, float]]:
-    """Return what the simulator and a finished SimPy model found of the same requests, in that order."""
+def agreement(case: Case, system: Any) -> dict[str, tuple[float, float]]:
+    """Return what simulator and a finished SimPy model found of the same requests: pairs, in that order."""
     ours = simulate(case.scenario, case.workload, Constant(case.decision, 10.0), SEED, requests=True)
     rows = ours.requests
     assert rows is not None  # it was asked for
     latency = rows["finish_s"] - rows["arrival_s"]
-    answers = sum(theirs.answers)
-    found = {"function share %": (ours.summary["function_share_pct"], 100 * theirs.on_functions / answers)}
+    found = {"function share, %": (ours.summary["function_share_pct"], 100 * system.on_functions / sum(system.answers))}
     for k, c in enumerate(case.scenario.classes):
-        mine = latency[rows["class"] == c.name]
-        found[f"{c.name} mean latency s"] = (float(mine.mean()), theirs.latency[k] / theirs.answers[k])
-        late = float((mine > c.slo_s).mean())
-        found[f"{c.name} late %"] = (100 * late, 100 * theirs.late[k] / theirs.answers[k])
+        mine = float(latency[rows["class"] == c.name].mean())
+        found[f"mean latency of {c.name}, s"] = (mine, system.latency[k] / system.answers[k])
+    return found
+
+
+def simulate_against_w2(seconds: int, turns: int, load_machines: float | None = None) -> Speed:
+    """Time the whole of ``simulate`` (policy asked every 10 s, set-up and result included) against the bare window."""
+    case = w2(seconds, load_machines)
+    requests = int(case.workload.counts.sum())
+    policy = Constant(case.decision, case.scenario.interval_s)
+
+    def whole(turn: int) -> Cost:
+        return timed(requests, lambda: simulate(case.scenario, case.workload, policy, SEED))
+
+    def window(turn: int) -> Cost:
+        simulator = case.simulator()
+        return timed(requests, lambda: simulator.advance(case.decision))
+
+    return take_turns(turns, whole, window)
+
+
+# ------------------------------------------------------------------------------------------------------- front door
+KEYS = (
+    "w1_requests_per_s", "w1_ratio_to_c", "w2_requests_per_s", "w2_ratio_to_simpy", "simulate_requests_per_s",
+    "simulate_ratio_to_w2", "env_steps_per_s", "env_requests_per_s", "env_ratio_to_simulator", "ppo_steps_per_s",
+    "decision_p99_ms",
+)  # fmt: skip
+"""What :func:`run` reports; None without a compiler, and for a part that this version does not have."""
+
+
+def run_w1(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
+    """Measure W1 and compare its results with C's."""
+    speed = w1_against_c(*((20, 3) if quick else (600, 11)))
+    say(f"W1, simulator and C: {speed.detail}")
+    ours, theirs = w1_latencies(5 if quick else 60)
+    if theirs is not None:
+        say(f"W1, sum of all latencies where nothing overflows: {ours} ns, and {theirs} ns in C")
+    return {"w1_requests_per_s": speed.ours, "w1_ratio_to_c": speed.ratio}
+
+
+def run_w2(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
+    """Measure W2 and compare its results with SimPy's."""
+    speed, agreed = w2_against_simpy(20, 1, 3, 5.0) if quick else w2_against_simpy(100, 10, 7)
+    say(f"W2, simulator and SimPy: {speed.detail}")
+    for what, (ours, theirs) in agreed.items():
+        say(f"W2, {what}: {ours:.4g}, and {theirs:.4g} in SimPy ({100 * (theirs / ours - 1) if ours else 0:+.2f}%)")
+    return {"w2_requests_per_s": speed.ours, "w2_ratio_to_simpy": speed.ratio}
+
+
+def run_simulate(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
+    """Measure the whole of ``simulate`` on W2."""
+    speed = simulate_against_w2(300, 3, 5.0) if quick else simulate_against_w2(3600, 7)
+    say(f"W2 through the policy loop, and bare: {speed.detail}")
+    return {"simulate_requests_per_s": speed.ours, "simulate_ratio_to_w2": speed.ratio}
+
+
+PARTS = {"w1": run_w1, "w2": run_w2, "simulate": run_simulate}
+
+
+def run(quick: bool = False, progress: bool = True, only: str | None = None) -> dict[str, float | None]:
+    """Measure everything, or one part.
+
+    Args:
+        quick: sizes that show that everything works; too small to trust the speeds.
+        progress: print a line on stderr for each result.
+        only: a key of ``PARTS``.
+
+    Returns:
+        ``KEYS`` with requests per CPU second of one core, and ratios.
+    """
+    say: Callable[[str], None] = (
+        (lambda line: print(line, file=sys.stderr, flush=True)) if progress else lambda line: None
+    )
+    found: dict[str, float | None] = dict.fromkeys(KEYS)
+    for name, part in PARTS.items():
+        if only in (None, name):
+            found |= part(quick, say)
     return found
 
 
 def main() -> None:
-    p = argparse.ArgumentParser()
-    p.add_argument("--only")
-    a = p.parse_args()
-    if a.only in (None, "w1"):
-        c, r = w1_against_c(600, 7)
-        print(c.say("simulator", "C"), r.summary["function_share_pct"])
-        print(w1_latencies(20))
-    if a.only in (None, "w2"):
-        f = w2_against_simpy(100, 10, 5)
-        print(f.speed.say("simulator", "SimPy"))
-        print(f.agreement)
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
+    args = parser.parse_args()
+    print(json.dumps(run(args.quick, only=args.only)))
 
 
 if __name__ == "__main__":

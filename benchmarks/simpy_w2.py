@@ -1,10 +1,10 @@
 """W2 as a SimPy user would write it: the yardstick of the simulator's speed on the ``standard`` scenario.
 
 One process brings the arrivals, each batch in service is a process, and each class that may be deferred has one that
-sends on what has waited to the last moment. The queues are written for speed
-(lists with a head, cumulative work found by bisection, a stack of warm containers), because a slow yardstick proves
-nothing. Arrivals and service factors come ready-made, so that SimPy pays for no random numbers. Left out of the full
-physics: bills, token buckets of function bursts, scaling after the first decision, spot machines.
+sends on what has waited to the last moment. The queues are written for speed (lists with a head, cumulative work found
+by bisection, a stack of warm containers), because a slow yardstick proves nothing. Arrivals, service factors and boots
+come ready-made, so that SimPy pays for no random numbers. Left out of the full physics: bills, token buckets of
+function bursts, scaling after the first decision, spot machines.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class System:
         classes: class of each arrival.
         factors: service factor of each arrival (lognormal, mean 1).
         route_bits: 0..4095 for each arrival, which picks one of its class's routes.
+        ready_s: when each machine is ready, seconds.
         warmup_s: arrivals before this are not counted.
     """
 
@@ -88,6 +89,7 @@ class System:
         classes: Sequence[int],
         factors: Sequence[float],
         route_bits: Sequence[int],
+        ready_s: Sequence[float],
         warmup_s: float,
     ) -> None:
         self.env = simpy.Environment()
@@ -98,7 +100,7 @@ class System:
         self.late = [0] * len(self.slo)
         self.on_functions = 0
         vm, fn = scenario.pools
-        self.machines = Machines(self, scenario, vm, decision, 0)
+        self.machines = Machines(self, scenario, vm, decision, ready_s)
         self.functions = Functions(self, scenario, fn)
         self.pools = (self.machines, self.functions)
         self.routes = []
@@ -106,7 +108,7 @@ class System:
             total, running, table = sum(r.weight for r in routes), 0.0, []
             for route in routes:
                 running += route.weight
-                table.append((running / total * 4096, route.steps))
+                table.append((round(running / total * 4096), route.steps))
             self.routes.append(table)
         self.env.process(self.arrive(times_s, classes, factors, route_bits))
 
@@ -146,18 +148,21 @@ class System:
 class Machines:
     """VMs that boot once and serve batches, earliest deadline first; deferred requests leave for the next step."""
 
-    def __init__(self, system: System, scenario: Scenario, pool: Pool, decision: Decision, index: int) -> None:
+    def __init__(
+        self, system: System, scenario: Scenario, pool: Pool, decision: Decision, ready_s: Sequence[float]
+    ) -> None:
         self.system, self.env = system, system.env
         self.means = (pool.service_ns / 1e9).tolist()
         self.believed = (pool.believed_ns / 1e9).tolist()
-        self.batch_max, self.batch_wait = decision.batch_max[index], decision.batch_wait_s[index]
+        self.batch_max, self.batch_wait = decision.batch_max[0], decision.batch_wait_s[0]
         self.queues = [ClassQueue() for _ in scenario.classes]
         self.waiting = 0
         self.held = [0] * len(scenario.models)  # waiting requests by model
         self.slots_of_one, self.slots, self.free = pool.slots, 0, 0
         self.believed_end = 0.0  # sum over busy slots of when each is believed to end what it serves
-        self.ready_at = scenario.vm.pending_s + scenario.vm.boot_s
-        self.env.process(self.boot(decision.machines[index]))
+        self.believed_ready = scenario.vm.pending_s + scenario.vm.boot_s
+        for at in ready_s:
+            self.env.process(self.boot(at))
         self.timer_at = inf
         self.came: dict[int, simpy.Event] = {}  # what the senders of classes that may leave wait for
         for k, routes in enumerate(decision.routes):
@@ -165,10 +170,11 @@ class Machines:
                 self.came[k] = self.env.event()
                 self.env.process(self.send_on(k))
 
-    def boot(self, machines: int) -> Process:
-        """Add all slots when the fleet has booted."""
-        yield self.env.timeout(self.ready_at)
-        self.slots = self.free = machines * self.slots_of_one
+    def boot(self, at: float) -> Process:
+        """Add the slots of a machine when it is ready."""
+        yield self.env.timeout(at)
+        self.slots += self.slots_of_one
+        self.free += self.slots_of_one
         self.dispatch()
 
     def fits(self, request: Request, model: int) -> bool:
@@ -179,7 +185,7 @@ class Machines:
             if slots:
                 remaining = max(0.0, self.believed_end - slots * now)
             else:
-                slots, base = self.slots_of_one, max(now, self.ready_at)
+                slots, base = self.slots_of_one, max(now, self.believed_ready)
             ahead = sum(queue.work_before(request.deadline) for queue in self.queues)
             delay = (ahead + remaining) / slots
         size = min(self.batch_max, self.held[model] + 1)
