@@ -1,7 +1,7 @@
 """The physics of PHYSICS.md as a list of events: arrival, start, finish, leave, time-out, function start.
 
-Lazy: everything about a request is booked when it starts, so a finish needs no event. A pool's slots are the leaves of a
-winner tree keyed by the time each is busy until; the tree answers "is a slot free?" at its root and "which is the oldest
+Lazy: everything about a request is booked when it starts, so a finish needs no event. A pool's slots are the leaves of
+a winner tree keyed by the time each is busy until; it answers "is a slot free?" at its root and "which is the oldest
 free one?" by one walk down. Only what is rare (a queue that moves, a machine that becomes ready or is lost, a request
 that leaves, a batch that is due) is an event, and each pool keeps the key of its next one.
 """
@@ -15,7 +15,7 @@ from selfserve.simulator.books import book_answer, book_busy
 from selfserve.simulator.draws import draw
 from selfserve.simulator.fleet import machine_ready, notices, set_target
 from selfserve.simulator.functions import bill_provisioned, can_start, run_container, token_key
-from selfserve.simulator.jit import I, kernel
+from selfserve.simulator.jit import U32, kernel
 from selfserve.simulator.queues import dequeue, enqueue, head_of, leave_time, model_at_dispatch, model_of, work_ahead
 from selfserve.simulator.slots import occupy, oldest_free, root
 from selfserve.simulator.state import (
@@ -39,6 +39,7 @@ from selfserve.simulator.state import (
     DOOMED,
     DUE,
     FINISH,
+    FIRST,
     GONE_AT,
     HEAD,
     IN_FLIGHT,
@@ -46,6 +47,8 @@ from selfserve.simulator.state import (
     IS_READY,
     IS_SPOT,
     KEY,
+    LATE_MODEL,
+    LATE_SLACK,
     LEAVE,
     LOSS,
     MACHINES,
@@ -89,13 +92,13 @@ def earliest_head(w, key, p, only_due, model):
     best, best_deadline, best_id = -1, NEVER, NEVER
     mask = w.ring.shape[2] - 1
     for j in range(w.slo.shape[0]):
-        k = I(j)
-        i = w.queue[p, k, HEAD]
-        if i == w.queue[p, k, TAIL]:
+        k = U32(j)
+        deadline = w.queue[p, k, FIRST]
+        if deadline > best_deadline or deadline == NEVER:
             continue
-        arrived, meta = w.ring[p, k, I(i & mask), ARRIVED], w.ring[p, k, I(i & mask), META]
-        deadline = arrived + w.slo[k]
-        if deadline > best_deadline or (deadline == best_deadline and meta >> 32 > best_id):
+        i = U32(w.queue[p, k, HEAD] & mask)
+        arrived, meta = w.ring[p, k, i, ARRIVED], w.ring[p, k, i, META]
+        if deadline == best_deadline and meta >> 32 > best_id:
             continue
         if only_due:
             held = model_of(meta)
@@ -112,11 +115,11 @@ def earliest_head(w, key, p, only_due, model):
 @kernel
 def serve(w, now, p, m, b, quantile, arrived):
     """Start a batch of b on a free slot or container; return (finish, cold, lost). Rules 5.5, 7.4 and 8.2."""
-    service = max(1, (w.service[p, m, b] * w.quantile[I(quantile)]) >> 16)
+    service = max(1, (w.service[p, m, b] * w.quantile[U32(quantile)]) >> 16)
     w.pool[p, BATCHES] += 1
     w.pool[p, BATCHED] += b
     leaf = oldest_free(w, p, now)
-    slot = I(leaf)
+    slot = U32(leaf)
     if leaf < 0:
         finish, cold = run_container(w, now, p, m, service, arrived)
         return finish, cold, False
@@ -125,11 +128,11 @@ def serve(w, now, p, m, b, quantile, arrived):
     finish = now + service
     lost = False
     if w.pool[p, IS_SPOT]:
-        gone = w.machine[p, I(leaf // w.pool[p, SLOTS]), GONE_AT]
+        gone = w.machine[p, U32(leaf // w.pool[p, SLOTS]), GONE_AT]
         if finish > gone:
             finish, lost = gone, True
     occupy(w, p, slot, NEVER if lost else finish)  # a slot that dies serving is never free again
-    believed_end = now + w.believed[p, m, I(b)]
+    believed_end = now + w.believed[p, m, U32(b)]
     w.pool[p, SUM_END] += believed_end - w.end_of[p, slot]
     w.end_of[p, slot] = believed_end
     book_busy(w, p, now, finish)
@@ -146,10 +149,9 @@ def doom(w, p, k, arrived, meta, gone):
 
 
 @kernel
-def start_one(w, now, p, k, arrived, meta):
+def start_one(w, now, p, k, m, arrived, meta):
     """Serve one request that need not queue."""
-    m = model_at_dispatch(w, now, p, k, arrived, meta)
-    finish, cold, lost = serve(w, now, p, m, I(1), (meta >> 20) & 4095, arrived)
+    finish, cold, lost = serve(w, now, p, m, U32(1), (meta >> 20) & 4095, arrived)
     if lost:
         doom(w, p, k, arrived, meta, finish)
     else:
@@ -164,18 +166,18 @@ def start_batch(w, key, p, k):
     m = model_at_dispatch(w, now, p, k, arrived, meta)
     b, head = 0, np.int64(k)
     while head >= 0:
-        k = I(head)
-        w.batch[I(b), ARRIVED], w.batch[I(b), META] = head_of(w, p, k)
-        w.batch[I(b), OF_CLASS] = head
+        k = U32(head)
+        w.batch[U32(b), ARRIVED], w.batch[U32(b), META] = head_of(w, p, k)
+        w.batch[U32(b), OF_CLASS] = head
         b += 1
         dequeue(w, now, p, k)
         head = -1
-        if b < w.pool[p, BATCH_MAX]:
+        if b < w.pool[p, BATCH_MAX] and w.pool[p, WAITING] > 0:
             head = earliest_head(w, key, p, False, m)
-    finish, cold, lost = serve(w, now, p, m, I(b), (meta >> 20) & 4095, arrived)
+    finish, cold, lost = serve(w, now, p, m, U32(b), (meta >> 20) & 4095, arrived)
     for j in range(b):
-        i = I(j)
-        k = I(w.batch[i, OF_CLASS])
+        i = U32(j)
+        k = U32(w.batch[i, OF_CLASS])
         if lost:
             doom(w, p, k, w.batch[i, ARRIVED], w.batch[i, META], finish)
         else:
@@ -186,10 +188,10 @@ def start_batch(w, key, p, k):
 def dispatch(w, key, p):
     """Start whatever of a pool can start at this key, then note when its next event comes."""
     while w.pool[p, WAITING] > 0 and (w.pool[p, IS_FUNCTION] or root(w, p) <= key >> 3):
-        k = earliest_head(w, key, p, True, I(0))
+        k = earliest_head(w, key, p, True, U32(0))
         if k < 0:
             break
-        start_batch(w, key, p, I(k))
+        start_batch(w, key, p, U32(k))
     plan_next(w, key, p)
 
 
@@ -199,16 +201,14 @@ def plan_next(w, key, p):
     pool = w.pool[p]
     at = min(pool[NEXT_READY] << 3 | READY, min(pool[NEXT_LOSS], pool[RETURN_AT]) << 3 | LOSS)
     if pool[WAITING] > 0:
-        mask = w.ring.shape[2] - 1
         free = root(w, p) <= key >> 3
         if not free:
             at = min(at, root(w, p) << 3 | FINISH)
         for j in range(w.slo.shape[0]):
-            k = I(j)
-            i = w.queue[p, k, HEAD]
-            if i == w.queue[p, k, TAIL]:
+            k = U32(j)
+            if w.queue[p, k, FIRST] == NEVER:
                 continue
-            arrived, meta = w.ring[p, k, I(i & mask), ARRIVED], w.ring[p, k, I(i & mask), META]
+            arrived, meta = head_of(w, p, k)
             at = min(at, max(key >> 3, leave_time(w, p, k, arrived, meta)) << 3 | LEAVE)
             m = model_of(meta)
             if free or (pool[IS_FUNCTION] and can_start(w, key, p, m)):
@@ -218,11 +218,25 @@ def plan_next(w, key, p):
                     at = min(at, w.flight[p, m, 0] << 3 | FINISH)
                 if w.function[p, m, IN_FLIGHT] < w.par[P_CONCURRENCY]:
                     at = min(at, token_key(w, p, m))
-    pool[NEXT] = at
-    first = at
+    note_next(w, p, at)
+
+
+@kernel
+def plan_entry(w, key, p, k, arrived, meta):
+    """Note what one more waiting request may bring forward while all slots are busy: the first finish, its own leave."""
+    at = min(w.pool[p, NEXT], root(w, p) << 3 | FINISH)
+    if w.ring[p, k, U32(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1)), META] == meta:
+        at = min(at, max(key >> 3, leave_time(w, p, k, arrived, meta)) << 3 | LEAVE)
+    note_next(w, p, at)
+
+
+@kernel
+def note_next(w, p, at):
+    """Set the key of a pool's next event and with it that of all pools."""
+    w.pool[p, NEXT] = at
     for other in range(w.pool.shape[0]):
-        first = min(first, w.pool[other, NEXT])
-    w.clock[NEXT_ALL] = first
+        at = min(at, w.pool[U32(other), NEXT])
+    w.clock[NEXT_ALL] = at
 
 
 @kernel
@@ -247,7 +261,7 @@ def fits(w, key, p, k, m, arrived, meta):
         delay = (work_ahead(w, p, deadline, meta >> 32) + remaining) // slots
     b = min(pool[BATCH_MAX], w.held[p, m] + 1)
     wait = 0 if b == pool[BATCH_MAX] else pool[BATCH_WAIT]
-    return base + max(delay, wait) + w.believed[p, m, I(b)] <= deadline
+    return base + max(delay, wait) + w.believed[p, m, U32(b)] <= deadline
 
 
 @kernel
@@ -278,20 +292,26 @@ def admit(w, key, k, r, s, arrived, ident):
     last = w.n_steps[k, r] - 1
     while s < last:
         step = w.step[k, r, s]
-        if accepts(w, key, I(step[TO_POOL]), k, I(step[TO_MODEL]), step[ADMIT], arrived, ident):
+        if accepts(w, key, U32(step[TO_POOL]), k, U32(step[TO_MODEL]), step[ADMIT], arrived, ident):
             break
         s += 1
-    p, m = I(w.step[k, r, s, TO_POOL]), I(w.step[k, r, s, TO_MODEL])
+    step = w.step[k, r, s]
+    p, m = U32(step[TO_POOL]), U32(step[TO_MODEL])
     meta = ident | np.int64(m) << 12 | r << 6 | s
-    b = w.pool[p, BATCH_MAX]
-    if b == 1 and w.pool[p, WAITING] == 0:
-        if root(w, p) <= now or (w.pool[p, IS_FUNCTION] and can_start(w, key, p, m)):
-            start_one(w, now, p, k, arrived, meta)
-            if w.pool[p, IS_SPOT]:
-                plan_next(w, key, p)
-            return
-    enqueue(w, now, p, k, arrived, meta, w.believed[p, m, I(b)] // b)
-    dispatch(w, key, p)
+    pool = w.pool[p]
+    b, free = pool[BATCH_MAX], root(w, p) <= now
+    if b == 1 and pool[WAITING] == 0 and (free or (pool[IS_FUNCTION] and can_start(w, key, p, m))):
+        if step[LATE_MODEL] >= 0 and not pool[IS_FUNCTION] and arrived + w.slo[k] - now < step[LATE_SLACK]:
+            m = U32(step[LATE_MODEL])
+        start_one(w, now, p, k, m, arrived, meta)
+        if pool[IS_SPOT]:
+            plan_next(w, key, p)
+        return
+    enqueue(w, now, p, k, arrived, meta, w.believed[p, m, U32(b)] // b)
+    if free or pool[IS_FUNCTION]:
+        dispatch(w, key, p)
+    else:
+        plan_entry(w, key, p, k, arrived, meta)
 
 
 @kernel
@@ -300,13 +320,13 @@ def next_to_leave(w, p):
     mask = w.ring.shape[2] - 1
     best, best_at = 0, NEVER
     for j in range(w.slo.shape[0]):
-        k = I(j)
+        k = U32(j)
         i = w.queue[p, k, HEAD]
         if i < w.queue[p, k, TAIL]:
-            at = leave_time(w, p, k, w.ring[p, k, I(i & mask), ARRIVED], w.ring[p, k, I(i & mask), META])
+            at = leave_time(w, p, k, w.ring[p, k, U32(i & mask), ARRIVED], w.ring[p, k, U32(i & mask), META])
             if at < best_at:
                 best, best_at = j, at
-    return I(best)
+    return U32(best)
 
 
 @kernel
@@ -317,7 +337,7 @@ def returns(w, now, p):
         d = w.doomed[p, i]
         if d[D_GONE] <= now:
             m, b = model_of(d[D_META]), w.pool[p, BATCH_MAX]
-            enqueue(w, now, p, I(d[D_CLASS]), d[D_ARRIVED], d[D_META], w.believed[p, m, I(b)] // b)
+            enqueue(w, now, p, U32(d[D_CLASS]), d[D_ARRIVED], d[D_META], w.believed[p, m, U32(b)] // b)
         else:
             again = min(again, d[D_GONE])
             for c in range(4):
@@ -412,11 +432,11 @@ def advance(w, stop):
             i = w.clock[CURSOR]
             at = NEVER
             if i < w.clock[BUFFERED]:
-                at = w.arrive_at[I(i)]
+                at = w.arrive_at[U32(i)]
             elif more:
                 at = w.clock[SECOND] * SECOND_NS - 1  # what comes later waits for that second's arrivals
             limit = min(at << 3 | ARRIVAL, stop << 3 | DECISION)
-            p, k, r, step, arrived, ident = -1, I(0), 0, -1, at, 0
+            p, k, r, step, arrived, ident = -1, U32(0), 0, -1, at, 0
             if w.clock[NEXT_ALL] < limit:
                 p = 0
                 while w.pool[p, NEXT] != w.clock[NEXT_ALL]:
@@ -427,15 +447,15 @@ def advance(w, stop):
                     machine_ready(w, key >> 3, p)
                 elif rank == LOSS:
                     notices(w, key >> 3, p)
-                    returns(w, key >> 3, I(p))
+                    returns(w, key >> 3, U32(p))
                 elif rank == LEAVE:
-                    k = next_to_leave(w, I(p))
-                    arrived, meta = head_of(w, I(p), k)
+                    k = next_to_leave(w, U32(p))
+                    arrived, meta = head_of(w, U32(p), k)
                     r, step, ident = (meta >> 6) & 63, (meta & 63) + 1, meta & ~0xFFFFF
-                    dequeue(w, key >> 3, I(p), k)
+                    dequeue(w, key >> 3, U32(p), k)
             elif i < w.clock[BUFFERED] and at < stop:
-                h = w.arrive_draw[I(i)]
-                k = I(class_of(w.thresholds, s, h))
+                h = w.arrive_draw[U32(i)]
+                k = U32(class_of(w.thresholds, s, h))
                 key, r, step, ident = at << 3 | ARRIVAL, route_of(w, k, h), 0, w.clock[NEXT_ID]
                 note_arrival(w, s, at, ident, k)
                 ident = ident << 32 | np.int64((h >> QUANTILE_SHIFT) & ROUTE_BITS) << 20
@@ -447,7 +467,7 @@ def advance(w, stop):
             if step >= 0:
                 admit(w, key, k, r, step, arrived, ident)
             if p >= 0:
-                dispatch(w, key, I(p))
+                dispatch(w, key, U32(p))
         if i < w.clock[BUFFERED] or not more:
             return True
     return False

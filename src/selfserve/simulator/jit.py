@@ -16,6 +16,6 @@ from numba import njit
 
 kernel: Callable[..., Any] = njit(cache=True, _nrt=False, forceinline=True, error_model="numpy")
 
-I = np.uint32
+U32 = np.uint32
 """Type of an index inside kernels: unsigned, so that it is not checked for wrap-around, and narrow, so that arithmetic
 with int64 stays int64 (uint64 with int64 gives float64)."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from selfserve.simulator.jit import I, kernel
+from selfserve.simulator.jit import U32, kernel
 from selfserve.simulator.state import (
     AREA,
     ARRIVED,
+    FIRST,
     HEAD,
     IS_FUNCTION,
     LATE_MODEL,
@@ -25,8 +26,8 @@ from selfserve.simulator.state import (
 
 @kernel
 def model_of(meta):
-    """Return the model that a waiting request holds; meta is id << 32 | quantile << 20 | model << 12 | route << 6 | step."""
-    return I((meta >> 12) & 255)
+    """Return the model a waiting request holds; meta: id << 32 | quantile << 20 | model << 12 | route << 6 | step."""
+    return U32((meta >> 12) & 255)
 
 
 @kernel
@@ -38,15 +39,17 @@ def enqueue(w, now, p, k, arrived, meta, work):
     i = q[TAIL]
     q[TAIL] += 1
     q[WORK_IN] += work
-    while i > q[HEAD] and ring[I((i - 1) & mask), META] >> 32 > meta >> 32:
-        ring[I(i & mask), ARRIVED] = ring[I((i - 1) & mask), ARRIVED]
-        ring[I(i & mask), META] = ring[I((i - 1) & mask), META]
-        ring[I(i & mask), WORK] = ring[I((i - 1) & mask), WORK] + work
+    while i > q[HEAD] and ring[U32((i - 1) & mask), META] >> 32 > meta >> 32:
+        ring[U32(i & mask), ARRIVED] = ring[U32((i - 1) & mask), ARRIVED]
+        ring[U32(i & mask), META] = ring[U32((i - 1) & mask), META]
+        ring[U32(i & mask), WORK] = ring[U32((i - 1) & mask), WORK] + work
         i -= 1
-    ring[I(i & mask), ARRIVED] = arrived
-    ring[I(i & mask), META] = meta
-    before = ring[I((i - 1) & mask), WORK] if i > q[HEAD] else q[WORK_GONE]
-    ring[I(i & mask), WORK] = before + work
+    ring[U32(i & mask), ARRIVED] = arrived
+    ring[U32(i & mask), META] = meta
+    before = ring[U32((i - 1) & mask), WORK] if i > q[HEAD] else q[WORK_GONE]
+    ring[U32(i & mask), WORK] = before + work
+    if i == q[HEAD]:
+        q[FIRST] = arrived + w.slo[k]
     q[AREA] -= now
     w.held[p, model_of(meta)] += 1
     w.pool[p, WAITING] += 1
@@ -56,12 +59,15 @@ def enqueue(w, now, p, k, arrived, meta, work):
 def dequeue(w, now, p, k):
     """Take the head of a class out of a pool's queue."""
     q = w.queue[p, k]
-    i = I(q[HEAD] & (w.ring.shape[2] - 1))
+    i = U32(q[HEAD] & (w.ring.shape[2] - 1))
     q[WORK_GONE] = w.ring[p, k, i, WORK]
     q[HEAD] += 1
     q[AREA] += now
     w.held[p, model_of(w.ring[p, k, i, META])] -= 1
     w.pool[p, WAITING] -= 1
+    q[FIRST] = NEVER
+    if q[HEAD] < q[TAIL]:
+        q[FIRST] = w.ring[p, k, U32(q[HEAD] & (w.ring.shape[2] - 1)), ARRIVED] + w.slo[k]
 
 
 @kernel
@@ -70,27 +76,27 @@ def work_ahead(w, p, deadline, ident):
     mask = w.ring.shape[2] - 1
     total = 0
     for j in range(w.slo.shape[0]):
-        k = I(j)
+        k = U32(j)
         low, high = w.queue[p, k, HEAD], w.queue[p, k, TAIL]
         while low < high:
             middle = (low + high) >> 1
-            d = w.ring[p, k, I(middle & mask), ARRIVED] + w.slo[k]
-            if d < deadline or (d == deadline and w.ring[p, k, I(middle & mask), META] >> 32 < ident):
+            d = w.ring[p, k, U32(middle & mask), ARRIVED] + w.slo[k]
+            if d < deadline or (d == deadline and w.ring[p, k, U32(middle & mask), META] >> 32 < ident):
                 low = middle + 1
             else:
                 high = middle
         if low > w.queue[p, k, HEAD]:
-            total += w.ring[p, k, I((low - 1) & mask), WORK] - w.queue[p, k, WORK_GONE]
+            total += w.ring[p, k, U32((low - 1) & mask), WORK] - w.queue[p, k, WORK_GONE]
     return total
 
 
 @kernel
 def current_step(w, p, k, meta):
-    """Return the place (route, step) in the decision in force of a waiting request, and whether it exists (rule 5.2)."""
+    """Return a waiting request's (route, step) in the decision in force, and whether it exists (rule 5.2)."""
     r, s = (meta >> 6) & 63, meta & 63
     if r < w.routes[k] and s < w.n_steps[k, r] and w.step[k, r, s, TO_POOL] == p:
-        return I(r), I(s), True
-    return I(0), I(0), False
+        return U32(r), U32(s), True
+    return U32(0), U32(0), False
 
 
 @kernel
@@ -99,7 +105,7 @@ def model_at_dispatch(w, now, p, k, arrived, meta):
     if not w.pool[p, IS_FUNCTION]:
         r, s, exists = current_step(w, p, k, meta)
         if exists and w.step[k, r, s, LATE_MODEL] >= 0 and arrived + w.slo[k] - now < w.step[k, r, s, LATE_SLACK]:
-            return I(w.step[k, r, s, LATE_MODEL])
+            return U32(w.step[k, r, s, LATE_MODEL])
     return model_of(meta)
 
 
@@ -115,5 +121,5 @@ def leave_time(w, p, k, arrived, meta):
 @kernel
 def head_of(w, p, k):
     """Return (arrival time, meta) of the head of a class."""
-    i = I(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1))
+    i = U32(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1))
     return w.ring[p, k, i, ARRIVED], w.ring[p, k, i, META]

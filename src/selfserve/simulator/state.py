@@ -1,7 +1,7 @@
 """Where the simulated world is kept: flat integer arrays, named here, made and grown in Python, used by the kernels.
 
-``World`` holds no objects, so that many worlds can be stepped in one compiled call. Times are nanoseconds; an event's key
-is ``time << 3 | rank`` (physics rule 1.2).
+``World`` holds no objects, so that many worlds can be stepped in one compiled call. Times are nanoseconds; an event's
+key is ``time << 3 | rank`` (physics rule 1.2).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ALIVE, RUNNING_AT, READY_AT, BELIEVED_AT, NOTICE_AT, GONE_AT, IS_READY, DECIDED_
 MACHINE_COLUMNS = 8
 
 # columns of World.queue [P, K] and of World.ring [P, K, room]
-HEAD, TAIL, WORK_GONE, WORK_IN, AREA = range(5)
+HEAD, TAIL, WORK_GONE, WORK_IN, AREA, FIRST = range(6)  # FIRST: deadline of the head, NEVER without one
 ARRIVED, META, WORK = range(3)
 OF_CLASS = 2  # third column of World.batch
 
@@ -63,6 +63,6 @@ World = namedtuple(
     # state: clock, pools, slot trees, believed ends, machines, queues, waiting per model, functions, doomed, arrivals
     "clock pool tree end_of machine queue ring held function flight warm doomed arrive_at arrive_draw batch "
     # books: of the interval, of the scored window, rows
-    "arrivals served late busy answered scored_late scored histogram windows row_class row_pool row_model row_start row_finish "
-    "row_cold row_arrived",
+    "arrivals served late busy answered scored_late scored histogram windows "
+    "row_class row_pool row_model row_start row_finish row_cold row_arrived",
 )

@@ -81,6 +81,7 @@ def make_world(
     seconds_seen = max(1, int(np.ceil(interval_s)))
     slowest = int(service.max()) * 4 + par[s.P_INIT]
     buckets = 2 + min(256, int(slowest // par[s.P_INTERVAL]))  # decision intervals ahead into which finishes are booked
+    most_leaves = max(power_of_two(4 * p.slots) for p in scenario.pools)
     zeros = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
     w = s.World(
         par=par,
@@ -103,10 +104,10 @@ def make_world(
         step=zeros(classes, ROUTES, STEPS, 6),
         clock=zeros(16),
         pool=zeros(pools, s.POOL_COLUMNS),
-        tree=np.full((pools, 256), s.NEVER, np.int64),
-        end_of=zeros(pools, 128),
-        machine=zeros(pools, 128, s.MACHINE_COLUMNS),
-        queue=zeros(pools, classes, 5),
+        tree=np.full((pools, 2 * most_leaves), s.NEVER, np.int64),
+        end_of=zeros(pools, most_leaves),
+        machine=zeros(pools, most_leaves, s.MACHINE_COLUMNS),
+        queue=zeros(pools, classes, 6),
         ring=zeros(pools, classes, room, 3),
         held=zeros(pools, 256),
         function=zeros(pools, models, s.FUNCTION_COLUMNS),
@@ -144,6 +145,7 @@ def _functions(scenario: Scenario) -> bool:
 def _fill_pools(w: s.World, scenario: Scenario) -> None:
     """Write every pool's constants and empty state."""
     w.clock[s.NEXT_ALL] = s.NEVER_KEY
+    w.queue[:, :, s.FIRST] = s.NEVER
     w.function[:, :, s.TAT] = -(1 << 58)
     for i, p in enumerate(scenario.pools):
         row = w.pool[i]
@@ -151,7 +153,7 @@ def _fill_pools(w: s.World, scenario: Scenario) -> None:
         row[s.IS_FUNCTION] = p.is_function
         row[s.IS_SPOT] = p.market == "spot"
         row[s.SLOTS] = p.slots
-        row[s.LEAVES] = power_of_two(max(16, p.slots))
+        row[s.LEAVES] = power_of_two(4 * p.slots)
         row[[s.NEXT_READY, s.NEXT_LOSS, s.RETURN_AT]] = s.NEVER
         row[s.BATCH_MAX] = 1
         row[s.MAX_MACHINES] = p.max_machines
@@ -183,10 +185,11 @@ def grow(w: s.World) -> s.World:
 
 
 def make_room_for_machines(w: s.World, target: np.ndarray) -> s.World:
-    """Return the world with trees deep enough that every target fits twice (so that gaps are closed seldom)."""
+    """Return the world with trees that hold every target and an eighth more, so that gaps are closed seldom."""
     for p in range(len(target)):
         slots, old = int(w.pool[p, s.SLOTS]), int(w.pool[p, s.LEAVES])
-        wanted = power_of_two(2 * min(int(target[p]), int(w.pool[p, s.MAX_MACHINES])) * slots)
+        machines = min(int(target[p]), int(w.pool[p, s.MAX_MACHINES]))
+        wanted = power_of_two((machines + machines // 8 + 4) * slots)
         if wanted <= old:
             continue
         if 2 * wanted > w.tree.shape[1]:
