@@ -166,6 +166,25 @@ def test_at_any_time_arrivals_are_answered_or_in_the_system(run: Run) -> None:
             assert answered + o.queued.sum() + in_service == arrived
 
 
+@given(st.integers(1, 4), st.integers(1, 3), seconds_of(0, 4), seconds_of(0.1, 3), st.integers(0, 99))
+@examples(40)
+def test_what_a_lost_machine_held_is_answered_by_another(
+    machines: int, batch: int, notice_s: float, service_s: float, seed: int
+) -> None:
+    """A storm takes machines away that serve batches; once it is over every request has its one answer."""
+    scenario = scenario_of(
+        pool_of("spot", [service_s], "spot", slots=2),
+        spot=SpotPhysics(0.0, notice_s, (Storm(5.0, 25.0, 2000.0),)),
+        spread=0.3,
+    )
+    policy = steady([machines], to((0, 0)), batch_max=(batch,))
+    result = simulate(scenario, workload_of([2] * 60), policy, seed, requests=True, decisions=True)
+    assert result.decisions is not None
+    assert result.decisions["lost.spot"].sum() >= machines
+    assert result.summary["answered"] == result.summary["requests"] == 120
+    assert (rows_of(result)["finish_ns"] > rows_of(result)["start_ns"]).all()
+
+
 @given(queues(classes=2))
 @examples(40)
 def test_observed_queues_sum_to_the_waits(run: Run) -> None:
