@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ from selfserve.scenario import (
     VmPhysics,
     load_scenario,
 )
-from selfserve.simulator import Simulator, simulate
+from selfserve.simulator import Simulator, Worlds, simulate
 from selfserve.simulator.arrivals import generate
 from selfserve.simulator.draws import BOOT, GAP, REQUEST, bases, draw, exponential_table, lognormal_table
 from selfserve.workload import Trace, Workload, make_workload, mean_work
@@ -373,7 +374,45 @@ def run_simulate(quick: bool, say: Callable[[str], None]) -> dict[str, float | N
     return {"simulate_requests_per_s": speed.ours, "simulate_ratio_to_w2": speed.ratio}
 
 
-PARTS = {"w1": run_w1, "w2": run_w2, "simulate": run_simulate}
+def run_env(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
+    """Measure 64 worlds stepped in one call at 200 requests a step, against one long run of the same load."""
+    worlds, steps, interval_s = (4, 20, 10.0) if quick else (64, 150, 10.0)
+    rate = 200 / interval_s
+    plain = load_scenario("standard")
+    case = w2(10, rate * mean_work(plain))
+    scenario, seconds = case.scenario, int((steps + 40) * interval_s)
+    target = np.array(case.decision.machines, np.int64)
+
+    def load(length: int, mean: float, seed: int) -> Workload:
+        counts = np.random.default_rng(seed).poisson(mean, length).astype(np.int64)
+        return replace(case.workload, seconds=length, counts=counts, times_ns=None)
+
+    many = Worlds([scenario] * worlds, [load(seconds, rate, e) for e in range(worlds)], interval_s)
+    many.reset(list(range(worlds)), case.decision, int(target.max()))
+    tile = [np.tile(np.array(row, np.int64), (worlds, 1)) for row in (target, case.decision.batch_max)]
+    wait = np.tile(np.array([round(x * 1e9) for x in case.decision.batch_wait_s], np.int64), (worlds, 1))
+    for _ in range(30):  # boots and cold starts
+        many.advance(*tile, wait)
+    begun = time.process_time()
+    for _ in range(steps):
+        many.advance(*tile, wait)
+    step_s = (time.process_time() - begun) / steps / worlds
+    alone = Simulator(scenario, load(seconds, rate, 0), interval_s, histogram=False)
+    alone.reset(0)
+    alone.advance(case.decision)
+    begun = time.process_time()
+    while not alone.done:
+        alone.advance(case.decision)
+    alone_s = (time.process_time() - begun) / (seconds / interval_s - 1)
+    say(f"{worlds} worlds at 200 requests a step: {1 / step_s:,.0f} steps/s, {alone_s / step_s:.1f} x one run's")
+    return {
+        "env_steps_per_s": 1 / step_s,
+        "env_requests_per_s": 200 / step_s,
+        "env_ratio_to_simulator": alone_s / step_s,
+    }
+
+
+PARTS = {"env": run_env, "w1": run_w1, "w2": run_w2, "simulate": run_simulate}
 
 
 def run(quick: bool = False, progress: bool = True, only: str | None = None) -> dict[str, float | None]:

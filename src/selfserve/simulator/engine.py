@@ -223,7 +223,7 @@ def plan_next(w, key, p):
 
 @kernel
 def plan_entry(w, key, p, k, arrived, meta):
-    """Note what one more waiting request may bring forward while all slots are busy: the first finish, its own leave."""
+    """Note what one more waiting request brings forward while all slots are busy: first finish, own leave."""
     at = min(w.pool[p, NEXT], root(w, p) << 3 | FINISH)
     if w.ring[p, k, U32(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1)), META] == meta:
         at = min(at, max(key >> 3, leave_time(w, p, k, arrived, meta)) << 3 | LEAVE)

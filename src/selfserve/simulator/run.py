@@ -11,11 +11,10 @@ from selfserve.errors import InputError
 from selfserve.protocol import BOOT_AGE_BINS, Decision, Observation, Policy
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator import state as s
-from selfserve.simulator.books import begin_interval
-from selfserve.simulator.engine import advance, decide
-from selfserve.simulator.fleet import close_bills, running_ns
+from selfserve.simulator.fleet import running_ns
+from selfserve.simulator.many import close_all, decide_all, pile, run_to, worlds_in
 from selfserve.simulator.result import DecisionLog, Result, collect
-from selfserve.simulator.world import ROUTES, STEPS, grow, make_room_for_machines, make_world, write_routes
+from selfserve.simulator.world import ROUTES, STEPS, make_room_for_machines, make_world, write_routes
 
 if TYPE_CHECKING:
     from selfserve.workload import Workload
@@ -62,14 +61,20 @@ class Simulator:
     def reset(self, seed: int = 0) -> Observation:
         """Start anew with an empty fleet and return the observation at time 0 (all zeros)."""
         self.seed = seed
-        self.world = make_world(
+        world = make_world(
             self.scenario, self.workload, self.interval_s, seed, rows=self._rows, histogram=self._histogram
         )
+        self._hold(pile([world]))
         self.now_ns = 0
         self._routes: object = None
         self._area = np.zeros(self.world.queue.shape[:2], np.int64)
         self._spent = np.zeros(len(self.scenario.pools))
         return self._observe(0)
+
+    def _hold(self, stack: s.World) -> None:
+        """Keep a stack of one world, and that world."""
+        if getattr(self, "stack", None) is not stack:
+            self.stack, self.world = stack, worlds_in(stack)[0]
 
     @property
     def done(self) -> bool:
@@ -82,14 +87,13 @@ class Simulator:
         Raises:
             InputError: the decision does not fit the scenario.
         """
-        w = self._decide(decision)
-        stop = min(self.now_ns + to_ns(self.interval_s), int(w.par[s.P_END]))
-        while not advance(w, stop):
-            w = self.world = grow(w)
+        self._decide(decision)
+        stop = min(self.now_ns + to_ns(self.interval_s), int(self.world.par[s.P_END]))
+        self._hold(run_to(self.stack, stop))
         started, self.now_ns = self.now_ns, stop
         return self._observe(stop - started)
 
-    def _decide(self, decision: Decision) -> s.World:
+    def _decide(self, decision: Decision) -> None:
         """Check a decision, write it into the world and let what it starts start."""
         pools = len(self.scenario.pools)
         if decision.routes is not self._routes:
@@ -108,16 +112,15 @@ class Simulator:
         waits = decision.batch_wait_s or (0.0,) * pools
         batch_max = np.array([max(1, min(b, m)) for b, m in zip(sizes, self._batch_limit, strict=True)], np.int64)
         batch_wait = np.array([to_ns(x) for x in waits], np.int64)
-        begin_interval(self.world, self.now_ns)
-        self.world = make_room_for_machines(self.world, target)
-        decide(self.world, self.now_ns, target, batch_max, batch_wait)
-        return self.world
+        roomy = make_room_for_machines(self.world, target)
+        if roomy is not self.world:
+            self._hold(pile([roomy]))
+        decide_all(self.stack, self.now_ns, target[None], batch_max[None], batch_wait[None])
 
     def finish(self, policy: str = "", decisions: DecisionLog | None = None) -> Result:
         """Run to the last answer and return the result."""
-        while not advance(self.world, s.NEVER - 1):
-            self.world = grow(self.world)
-        close_bills(self.world)
+        self._hold(run_to(self.stack, s.NEVER - 1))
+        close_all(self.stack)
         return collect(self, policy, decisions)
 
     def _spend(self) -> np.ndarray:

@@ -25,7 +25,14 @@ def power_of_two(n: int) -> int:
 
 
 def make_world(
-    scenario: Scenario, workload: Workload, interval_s: float, seed: int, *, rows: bool, histogram: bool
+    scenario: Scenario,
+    workload: Workload,
+    interval_s: float,
+    seed: int,
+    *,
+    rows: bool,
+    histogram: bool,
+    peak: int | None = None,
 ) -> s.World:
     """Return a world at time 0 with an empty fleet.
 
@@ -36,6 +43,7 @@ def make_world(
         seed: seed of every draw.
         rows: keep one row a request.
         histogram: keep a latency histogram a class.
+        peak: most requests in a second to make room for (default: the workload's own).
     """
     pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
     end = workload.seconds * 1_000_000_000
@@ -74,7 +82,7 @@ def make_world(
     ]
     window_ns = np.array([to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes])
     longest = max([1, *(1 + (end - warmup) // w for w in window_ns if w)])
-    peak = int(workload.counts.max(initial=0))
+    peak = int(workload.counts.max(initial=0)) if peak is None else peak
     room = power_of_two(max(1024, 2 * peak + 2))
     n_rows = int(workload.counts.sum()) if rows else 1
     containers = min(room, power_of_two(scenario.function.concurrency)) if _functions(scenario) else 1
