@@ -53,7 +53,8 @@ MUTANTS = {
     "1.2 loss before finish": ("= range(7)", "= 2, 1, 0, 3, 4, 5, 6"),
     "1.2 decision before ready": ("= range(7)", "= 0, 3, 2, 1, 4, 5, 6"),
     "1.2 time-out before leave": ("= range(7)", "= 0, 1, 2, 3, 5, 4, 6"),
-    "1.3 the past waits its turn": ("(0, pool, sub) if (time, rank) < self.key else", "(0, pool, sub) if False else"),
+    "1.3 the past before its rank": ("(0, pool, sub) if (time, rank) < self.key",
+                                     "(0, pool, sub) if rank == LEAVE and sub[0] < self.now"),
     "2.3 no lognormal": ("mean_ns * lognormal_table(variation)[quantile] >> 16", "mean_ns"),
     "4.1 draining machines count": ("return self.gone is None and not self.draining", "return self.gone is None"),
     "4.3 oldest first": ("in counted[::-1][:surplus]", "in counted[:surplus]"),
@@ -73,17 +74,24 @@ MUTANTS = {
     "6.3 nothing ahead": ("(ahead + remaining) // slots", "remaining // slots"),
     "6.3 nothing remains": ("(ahead + remaining) // slots", "ahead // slots"),
     "6.3 no batch wait": ("wait = 0 if size == most else", "wait = 0 if True else"),
+    "6.3 booting never fits": ("if not booting:", "if True:"),
     "6.3 strict": ("predicted <= request.deadline", "predicted < request.deadline"),
     "6.4 always warm": ("init = 0 if ready else", "init = 0 if True else"),
     "7.2 closed": ("if f <= self.now < f +", "if f <= self.now <= f +"),
     "7.2 oldest container": ("function.warm.remove(max(warm))", "function.warm.remove(min(warm))"),
     "7.3 one more token": ("(self.scenario.function.burst_per_10s - 1) *", "self.scenario.function.burst_per_10s *"),
+    "7.3 no concurrency limit": ("if function.executing >= self.scenario.function.concurrency:", "if False:"),
     "7.5 any model": ("able and self.holding(step.pool, step.model) <", "able and len(self.queues[step.pool]) <"),
+    "7.7 whole milliseconds": ("ms = -(-length // 1_000_000)", "ms = length // 1_000_000"),
     "7.7 by start": ("if self.warmup <= batch[0].arrival", "if self.warmup <= self.now"),
     "8.1 no storms": ("for storm in sorted(self.scenario.spot.storms", "for storm in sorted(()"),
     "8.2 no return": ("                    self.enqueue(request)\n        return", "        return"),
     "8.3 ordinals are given back": ('self.note("refused", p)', 'self.ordinals[p] -= 1'),
 }  # fmt: skip
+
+
+TELLING = (223, 226, 67, 92, 57, 29, 31, *range(200))
+"""Cases that mutants are tried on; the first ones are rich in coincidences."""
 
 
 @cache
@@ -107,7 +115,7 @@ def test_a_broken_rule_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setitem(sys.modules, name, mutant)
         exec(compile(source.replace(right, wrong), name, "exec"), mutant.__dict__)
     assert broken == 1
-    for number in range(300):
+    for number in TELLING:
         case = known_case(number)
         found = mutant.run_twin(case.scenario, case.workload, case.decisions, case.interval_s, case.seed)
         if first_difference(found, known_result(number)) is not None:

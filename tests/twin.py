@@ -240,7 +240,7 @@ class Twin(Books):
         if self.scenario.pools[request.pool].is_function:
             return request.held
         steps = self.next_steps(request)
-        if steps and steps[0].late_model is not None and not self.scenario.pools[request.pool].is_function:
+        if steps and steps[0].late_model is not None:
             if request.deadline - self.now < to_ns(steps[0].late_slack_s):
                 return steps[0].late_model
         return request.held
