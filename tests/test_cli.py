@@ -131,6 +131,16 @@ def test_a_policy_of_the_users_is_billed_by_the_minute(capsys, tmp_path, trace):
     assert json.loads(longer.splitlines()[-1])["vm_cost_usd"] == pytest.approx(73 * 0.085 / 3600, abs=1e-12)
 
 
+def test_the_clairvoyant_is_told_the_window(capsys, trace):
+    code, out, _ = run(capsys, "simulate", "--policy", "clairvoyant", "--trace", trace, *WINDOW, "--json")
+    record = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert record["policy"] == "clairvoyant"
+    assert record["cost_to_oracle"] >= 1
+    code, _, err = run(capsys, "simulate", "--policy", "clairvoyant", "--trace", trace, "--set", "a=1")
+    assert (code, err) == (2, "selfserve: --set a: policy clairvoyant has no parameters\n")
+
+
 def test_bound_prints_what_it_proves(capsys, trace):
     code, out, _ = run(capsys, "bound", "--trace", trace, *WINDOW, "--json")
     record = json.loads(out.splitlines()[-1])

@@ -52,3 +52,14 @@ def count_slots(workload: Workload, scenario: Scenario, seed: int, slot_s: float
         _add(part.times_ns, part.class_ids, slo, begin, span, slot, arrivals, steps)
     edges = np.minimum(begin + slot * np.arange(slots + 1), begin + span)
     return SlotCounts(edges, arrivals, np.cumsum(steps, axis=0)[:-1])
+
+
+def coarsen(counts: SlotCounts, n: int) -> SlotCounts:
+    """Merge every n slots."""
+    starts = np.arange(0, len(counts.arrivals), n)
+    ends = np.append(starts[1:], len(counts.arrivals))
+    return SlotCounts(
+        counts.edges_ns[np.append(starts, ends[-1:])],
+        np.add.reduceat(counts.arrivals, starts, axis=0),
+        counts.unfinished[ends - 1],
+    )

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from selfserve.bound.certificate import Prices, dearest_batch, repair, value
-from selfserve.bound.counting import SlotCounts, count_slots
+from selfserve.bound.counting import SlotCounts, coarsen, count_slots
 from selfserve.bound.luck import best_theta, credit, margin
 from selfserve.bound.options import Option, class_options, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
@@ -148,17 +148,6 @@ def _certify(scenario: Scenario, pools: Sequence[int], r: Relaxation, prices: Pr
     return max(0.0, value(r, fixed, credit(_spread_factors(scenario)[0], stake)) - margin(theta))
 
 
-def _coarsen(counts: SlotCounts, n: int) -> SlotCounts:
-    """Merge every n slots."""
-    starts = np.arange(0, len(counts.arrivals), n)
-    ends = np.append(starts[1:], len(counts.arrivals))
-    return SlotCounts(
-        counts.edges_ns[np.append(starts, ends[-1:])],
-        np.add.reduceat(counts.arrivals, starts, axis=0),
-        counts.unfinished[ends - 1],
-    )
-
-
 def _theta(scenario: Scenario, pools: Sequence[int], r: Relaxation, x: Solution) -> float:
     """Choose the theta of ``luck`` from a coarse look at the window (0 if no time is random)."""
     service, boot = _spread_factors(scenario)
@@ -170,7 +159,7 @@ def _theta(scenario: Scenario, pools: Sequence[int], r: Relaxation, x: Solution)
 
 
 def _links(coarse: Relaxation, x: Solution, fine: Relaxation) -> np.ndarray | None:
-    """Return prices for the rows that link many slots if a class may drop requests: those rows make the simplex crawl."""
+    """Return prices for the rows that link slots where requests may be dropped: such rows make the simplex crawl."""
     if not fine.allowed.any() or fine.slots <= FEW_SLOTS:
         return None
     known = {(w.cls, w.index): price for w, price in zip(coarse.windows, x.links, strict=False)}
@@ -207,7 +196,7 @@ def _solve(
         _solved.move_to_end(key)
         return _solved[key]
     counts = count_slots(workload, scenario, seed, slot_s)
-    first = relax(scenario, _coarsen(counts, COARSE), pools, violations=violations, reached=reached)
+    first = relax(scenario, coarsen(counts, COARSE), pools, violations=violations, reached=reached)
     look = solve(first)
     theta = _theta(scenario, pools, first, look)
     r = _relax(scenario, counts, pools, violations, reached, theta)

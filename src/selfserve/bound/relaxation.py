@@ -158,6 +158,7 @@ def relax(
     reached: Sequence[np.ndarray | None],
     boot_credit: float = 1.0,
     pruned: bool = True,
+    options: Sequence[Sequence[Option]] | None = None,
 ) -> Relaxation:
     """Set up the relaxation.
 
@@ -169,12 +170,15 @@ def relax(
         reached: per class, the mean accuracy that each accuracy window must reach at most (None: the target).
         boot_credit: credit per mean boot (see ``luck``; one for all pools, so that dominance holds).
         pruned: drop dominated options.
+        options: of each class, instead of all that the physics allow.
 
     Raises:
         InputError: a class that no option can serve in time, and that may not be dropped as a whole.
     """
     kinds = machine_kinds(scenario, pools)
     every = [class_options(scenario, c, kinds, pools) for c in scenario.classes]
+    if options is not None:
+        every = [list(mine) for mine in options]
     totals = counts.arrivals.sum(0)
     for c, mine, share, total in zip(scenario.classes, every, violations, totals, strict=True):
         if not mine and share < 1 and total:
@@ -191,12 +195,10 @@ def relax(
         if c.mean_accuracy_pct is not None and every[k]
         for w in _mean_windows(k, c, counts, every[k], best, reached[k])
     ]
-    options = every
+    kept = every
     if pruned:
-        options = [
-            prune(mine, c.mean_accuracy_pct is not None) for mine, c in zip(every, scenario.classes, strict=True)
-        ]
-        options, kinds = without_dominated_kinds(options, kinds)
+        kept = [prune(mine, c.mean_accuracy_pct is not None) for mine, c in zip(every, scenario.classes, strict=True)]
+        kept, kinds = without_dominated_kinds(kept, kinds)
     edges_s = counts.edges_ns / NS
     boot = [boot_seconds(scenario, x, edges_s, boot_credit) * x.usd_per_s for x in kinds]
     most = [np.where(edges_s[1:] <= x.first_ready_s, 0.0, x.most_ready) for x in kinds]
@@ -208,7 +210,7 @@ def relax(
         kinds=tuple(kinds),
         boot_usd=np.reshape(boot, shape).T,
         most_ready=np.reshape(most, shape).T,
-        options=tuple(map(tuple, options)),
+        options=tuple(map(tuple, kept)),
         windows=tuple(windows),
         allowed=np.floor(violations * totals + 1e-6),
     )

@@ -35,7 +35,7 @@ class Solution:
     """[T, K]."""
     prices: Prices
     links: np.ndarray
-    """Prices of the rows that link slots: of each accuracy window, per point, then of each class that may drop, per request."""
+    """Prices of the rows that link slots: accuracy windows (per point), then budgets (per request)."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def solve(r: Relaxation, links: np.ndarray | None = None) -> Solution:
     Args:
         r: the relaxation.
         links: prices to put on the rows that link slots instead of keeping them, which is faster and still a bound
-            (Lagrangian relaxation); ``Solution.links`` of a similar programme. Then ``usd`` is the optimum at these prices.
+            (Lagrangian relaxation); ``Solution.links`` of a similar one. Then ``usd`` is the optimum at these prices.
 
     Raises:
         InputError: no plan serves every request in time on these pools.

@@ -21,7 +21,9 @@ from selfserve.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from selfserve.protocol import Policy
     from selfserve.scenario import Pool, Scenario
+    from selfserve.workload import Workload
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
@@ -60,15 +62,13 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
 
 def simulate(args: argparse.Namespace) -> None:
     """Run ``simulate``."""
-    from selfserve.policies import make_policy, with_hindsight
     from selfserve.simulator import simulate as run
 
     requests = output_file(args.requests, "--requests", ".parquet")
     decisions = output_file(args.decisions, "--decisions", ".parquet")
     figure = output_file(args.figure, "--figure", ".png", ".pdf", ".svg")
     scenario, workload = load_window(args)
-    parameters = with_hindsight(args.policy, workload.counts, pairs(args.set, "--set"))
-    policy = make_policy(args.policy, **parameters)
+    policy = _policy(args, scenario, workload)
     start = time.perf_counter()
     result = run(
         scenario,
@@ -104,6 +104,20 @@ def simulate(args: argparse.Namespace) -> None:
     _print_summary(summary, workload.seconds)
     if args.json:
         print(json_line(summary))
+
+
+def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) -> Policy:
+    """Return the policy that the arguments name; offline ones are told the window."""
+    from selfserve.policies import make_policy, with_hindsight
+
+    parameters = pairs(args.set, "--set")
+    if args.policy == "clairvoyant":
+        from selfserve.policies.clairvoyant import make_clairvoyant
+
+        if parameters:
+            raise InputError(f"--set {min(parameters)}: policy clairvoyant has no parameters")
+        return make_clairvoyant(workload, scenario, args.seed)
+    return make_policy(args.policy, **with_hindsight(args.policy, workload.counts, parameters))
 
 
 def _over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:

@@ -108,7 +108,7 @@ def constant_rates(table: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
         top = 2.0 * mine.loc[mine["option"] == "function", "usd_per_million"].mean()
         rate = float(crossings.set_index("model").at[model, "rate"])
         ax.axvline(rate, color="0.4", linewidth=1, linestyle=(0, (1, 1)))
-        ax.set(title=f"{model}: {rate:.3g}/s", ylim=(0, top))
+        ax.set(title=f"{model} (VM from {rate:.3g}/s)", ylim=(0, top))
         _log_x(ax, (1, 10, 100, 1000))
     for ax in axes.flat[len(models) :]:
         ax.set_visible(False)
@@ -265,6 +265,7 @@ def spot(zones: pd.DataFrame, losses: pd.DataFrame) -> Figure:
     ticks = sorted(set(losses["interruptions"]))
     axes[1].set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize="small")
     axes[1].minorticks_off()
+    axes[1].set_xlim(-0.004, 1.3 * ticks[-1])
     axes[1].legend(title="spare machines\n(cost of on demand)", loc="upper left")
     return finish(fig)
 
@@ -304,6 +305,6 @@ def mean_and_peak(waves: pd.DataFrame, windows: pd.DataFrame, hybrids: pd.DataFr
     axes[1].legend(loc="upper left")
     for ax in axes:
         ax.axhline(1, color="0.5", linewidth=1)
-        ax.set(xlabel="mean / peak minute", xlim=(0, 1.02), ylim=(0, 3))
+        ax.set(xlabel="mean / peak minute", xlim=(0, 1.02), ylim=(0, 3), xticks=(0.2, 0.4, 0.6, 0.8, 1))
     fig.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside upper center")
     return finish(fig)

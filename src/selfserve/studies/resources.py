@@ -487,5 +487,5 @@ def _judge_memory(swept: pd.DataFrame, paper: pd.DataFrame) -> dict[str, str]:
             "plateau of the small model": gain < 0.05,
         },
         "CPU is now proportional to memory, one vCPU at 1,769 MB, so that up to there memory buys time at no cost; in "
-        " 2020 cores came in steps and functions ended at 3 GB",
+        "2020 cores came in steps and functions ended at 3 GB",
     )
