@@ -260,7 +260,7 @@ def spot(zones: pd.DataFrame, losses: pd.DataFrame) -> Figure:
     for i, (spare, rows) in enumerate(losses.groupby("spare")):
         label = f"{spare} ({rows['cost_pct'].iloc[0]:.0f}%)"
         axes[1].plot(rows["interruptions"], rows["late_pct"], label=label, markersize=4, **_series(i))
-    axes[1].set(xlabel="interruptions an hour and machine", ylabel="later than 1 s, percent", ylim=(0, 105))
+    axes[1].set(xlabel="interruptions per machine-hour", ylabel="later than 1 s, percent", ylim=(0, 105))
     axes[1].set_xscale("symlog", linthresh=0.02, linscale=0.4)
     ticks = sorted(set(losses["interruptions"]))
     axes[1].set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize="small")
