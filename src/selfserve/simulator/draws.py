@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -55,6 +56,11 @@ def lognormal_table(spread: float) -> np.ndarray:
     Args:
         spread: coefficient of variation, at least 0.
     """
+    return _lognormal(spread).copy()
+
+
+@lru_cache(maxsize=64)  # asked for again and again with the same spread
+def _lognormal(spread: float) -> np.ndarray:
     if spread == 0:
         return np.full(QUANTILES, 65536, dtype=np.int64)
     s = math.sqrt(math.log1p(spread * spread))
