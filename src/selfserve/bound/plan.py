@@ -27,7 +27,7 @@ BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)
 """Batch sizes that are tried for a pool."""
 ROUND_UP_FROM = 0.1
 """Fraction of a machine from which one more is taken."""
-RESERVES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+RESERVES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Machines over the plan that are tried, as a share of it, from the least on."""
 MARGINS = (0.02, 0.05, 0.1, 0.2)
 """Points over a mean accuracy that are aimed at; the next is tried when a window misses its mean."""
@@ -275,6 +275,8 @@ def best_plan(
     margins = list(MARGINS)
     best: tuple[bool, float, Plan] | None = None
     for reserve in RESERVES:
+        if best is not None and np.array_equal(plan(reserve, margins[0]).machines, best[2].machines):
+            continue  # whole machines: the same fleet
         seen = simulate(scenario, workload, execute(plan(reserve, margins[0])), seed).summary
         while seen["accuracy_violation_pct"] > TOLERATED_PCT and len(margins) > 1:
             del margins[0]

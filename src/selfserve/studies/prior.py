@@ -1,0 +1,438 @@
+"""The tables of notebook 04: the prior systems on the resource side, run under the same rules.
+
+A :class:`Case` is one run; :func:`run` takes any number of them over the local cores and returns one row a case. Every
+other function chooses cases and arranges their rows. ``traces`` maps a trace to its window, see :func:`shown`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import inf
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, cpu_count, delayed
+from tqdm.auto import tqdm
+
+from selfserve.bound import bound, oracle_for
+from selfserve.planner import FunctionConfigurator, ModelSelector, ResourceSelector, peak_minute_rate
+from selfserve.policies import make_policy, with_hindsight
+from selfserve.policies.clairvoyant import make_clairvoyant
+from selfserve.protocol import Policy
+from selfserve.scenario import Scenario, load_scenario
+from selfserve.simulator import Result, simulate
+from selfserve.traces import Trace, burstiness
+from selfserve.workload import Workload, load_trace, make_workload, split_ranges
+
+Window = tuple[int, int]
+"""First second and length of a window, seconds."""
+Windows = Mapping[str, Window]
+Scheme = tuple[str, Mapping[str, object]]
+
+SCHEMES: dict[str, Scheme] = {
+    "clairvoyant": ("clairvoyant", {}),  # executes the bound's plan
+    "static": ("static", {}),
+    "reactive": ("reactive", {}),
+    "util_aware": ("util_aware", {}),
+    "exascale": ("exascale", {}),
+    "mixed": ("mixed", {}),
+    "spock": ("spock", {}),
+    "paragon": ("paragon", {}),
+    "mixed, free slot": ("mixed", {"overflow": "idle"}),  # as the authors' simulator: a function unless a slot is free
+    "paragon, free slot": ("paragon", {"overflow": "idle"}),
+    "reactive, no hold": ("reactive", {"keep_s": 0.0}),  # machines go as soon as the load falls
+    "mixed, no hold": ("mixed", {"keep_s": 0.0}),
+    "functions only": ("mixed", {"headroom": 0.0, "keep_s": 0.0}),
+}
+"""Schemes by the name that tables show: policy and the parameters that differ from its defaults."""
+COMPARED = tuple(name for name in SCHEMES if name != "functions only")
+PAPER = ("reactive", "util_aware", "exascale", "mixed")
+"""The schemes of figures 4 and 5 of WoSC'20, which are normalised to the first."""
+_SPOCK_SCHEMES: dict[str, dict[str, object]] = {
+    "autoscale": {"overflow": "never"},
+    "X-autoscale": {"overflow": "never", "headroom": 1.5},
+    "spock": {},
+}
+SPOCK: dict[str, Scheme] = {
+    f"{name}, {policy}": ("spock", {"policy": policy, **parameters})
+    for policy in ("reactive", "predictive")
+    for name, parameters in _SPOCK_SCHEMES.items()
+}
+"""The schemes of figure 8 of Spock (CLOUD'19), all at its own interval of a second."""
+LONGEST_H = 8
+"""Hours of a trace's evaluation part that the comparison covers."""
+PENDING_S = 17.0
+"""Seconds from a decision to a running, billed VM; a swept start-up is this much plus the boot."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: a scheme on a window of a trace in the standard scenario with overrides (dotted keys as JSON)."""
+
+    trace: str
+    window: Window
+    scheme: str
+    policy: str
+    parameters: str = "{}"
+    seed: int = 0
+    scenario: str = "{}"
+    oracle: bool = False
+    """Whether to compute the bound that the run is measured against."""
+    labels: tuple[tuple[str, object], ...] = ()
+    """Columns to put beside the result."""
+
+
+def case(
+    trace: str,
+    window: Window,
+    scheme: str,
+    seed: int = 0,
+    *,
+    plan: Scheme | None = None,
+    scenario: Mapping[str, object] | None = None,
+    oracle: bool = False,
+    **labels: object,
+) -> Case:
+    """Return a case; ``plan`` (policy and parameters) defaults to what ``SCHEMES`` or ``SPOCK`` says of ``scheme``."""
+    policy, parameters = plan or (SCHEMES | SPOCK)[scheme]
+    overrides = json.dumps(scenario or {}, sort_keys=True)
+    return Case(
+        trace, window, scheme, policy, json.dumps(parameters), seed, overrides, oracle, tuple(sorted(labels.items()))
+    )
+
+
+@lru_cache(maxsize=16)
+def _trace(name: str) -> Trace:
+    return load_trace(name)
+
+
+@lru_cache(maxsize=64)
+def standard(overrides: str = "{}") -> Scenario:
+    """Return the standard scenario with overrides (a JSON object of dotted keys)."""
+    return load_scenario("standard", json.loads(overrides))
+
+
+@lru_cache(maxsize=2)
+def _workload(trace: str, window: Window, scenario: str, seed: int) -> Workload:
+    return make_workload(_trace(trace), standard(scenario), *window, seed)
+
+
+def shown(quick: bool = False) -> dict[str, Window]:
+    """Return the traces of the comparison, each with the window that it covers.
+
+    That is the trace's evaluation part, which nothing is ever trained on, up to ``LONGEST_H`` hours from its middle
+    (the evaluation parts are a night and a day long). Quick: half an hour of two twins and ``wiki_like``.
+    """
+    names = ("WITS-twin", "berkeley-twin", "wiki_like") if quick else ("WITS", "berkeley", "twitter", "azure_code")
+    evaluation = {name: split_ranges(_trace(name))["evaluate"] for name in [*names, *(() if quick else ("wiki_like",))]}
+    return {name: middle((a, b - a), 0.5 if quick else LONGEST_H) for name, (a, b) in evaluation.items()}
+
+
+def middle(window: Window, hours: float) -> Window:
+    """Return the middle ``hours`` of a window, or all of it if it is shorter."""
+    start, seconds = window
+    length = min(seconds, round(hours * 3600))
+    return start + (seconds - length) // 2, length
+
+
+def play(this: Case, decisions: bool = False) -> Result:
+    """Run one case (a static fleet is told the window's peak minute, see its docstring)."""
+    workload = _workload(this.trace, this.window, this.scenario, this.seed)
+    scenario, policy = standard(this.scenario), policy_of(this, workload)
+    return simulate(scenario, workload, policy, this.seed, decisions=decisions, name=this.policy)
+
+
+def policy_of(this: Case, workload: Workload) -> Policy:
+    """Return a fresh policy for a case."""
+    if this.policy == "clairvoyant":
+        return make_clairvoyant(workload, standard(this.scenario), this.seed)
+    return make_policy(this.policy, **with_hindsight(this.policy, workload.counts, json.loads(this.parameters)))
+
+
+_SUMMARY = (
+    "requests",
+    "rejected",
+    "cost_usd",
+    "vm_cost_usd",
+    "function_cost_usd",
+    "slo_violation_pct",
+    "accuracy_violation_pct",
+    "function_share_pct",
+    "cold_starts",
+    "launches",
+    "vm_utilisation_pct",
+)
+
+
+def measure(this: Case) -> dict[str, Any]:
+    """Run one case and return its row: dollars, violations, time-average machines, where requests went."""
+    result, scenario = play(this), standard(this.scenario)
+    workload = _workload(this.trace, this.window, this.scenario, this.seed)
+    row: dict[str, Any] = {"trace": this.trace, "start_s": this.window[0], "scheme": this.scheme, "seed": this.seed}
+    row |= {key: result.summary[key] for key in _SUMMARY}
+    row["machines"] = float(result.vm_billed_ns.sum()) / 1e9 / (this.window[1] - scenario.warmup_s)
+    scored = workload.counts[round(scenario.warmup_s) :]
+    row |= {
+        "burstiness_pct": 100 * burstiness(scored),
+        "mean_to_peak": float(scored.mean() / max(1.0, peak_minute_rate(scored))),
+    }
+    functions = [p for p, pool in enumerate(scenario.pools) if pool.is_function]
+    for k, wanted in enumerate(scenario.classes):
+        row[f"violation_pct.{wanted.name}"] = float(result.classes["slo_violation_pct"].iloc[k])
+        row[f"functions.{wanted.name}"] = int(result.answered[functions, :, k].sum())
+        row[f"answered.{wanted.name}"] = int(result.answered[:, :, k].sum())
+    if this.oracle:
+        own = oracle_for(result, workload, scenario).certificate_usd
+        row["cost_to_oracle"] = row["cost_usd"] / own if own > 0 else np.nan  # 0: the run may leave all undone
+        row["bound_usd"] = bound(workload, scenario, this.seed).certificate_usd
+        row["unbatched_usd"] = bound(workload, unbatched(scenario), this.seed).certificate_usd
+    return row | dict(this.labels)
+
+
+def unbatched(scenario: Scenario) -> Scenario:
+    """Return the scenario for those that serve requests one by one, as every scheme here does."""
+    pools = tuple(replace(p, service_ns=p.service_ns[:, :2], believed_ns=p.believed_ns[:, :2]) for p in scenario.pools)
+    return replace(scenario, pools=pools)
+
+
+def run(cases: Iterable[Case], text: str, jobs: int = 0) -> pd.DataFrame:
+    """Run cases over ``jobs`` processes (0: one a core) and return their rows in the order of the cases."""
+    todo = list(cases)
+    workers = min(jobs or cpu_count(), len(todo))
+    rows = Parallel(n_jobs=workers, return_as="generator")(delayed(measure)(this) for this in todo)
+    return pd.DataFrame(list(tqdm(rows, total=len(todo), desc=text, unit="run", mininterval=2)))
+
+
+# --- the comparison
+
+
+def comparison(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
+    """Return every scheme on every trace, with the bound that each run is measured against."""
+    cases = [case(name, window, scheme, seed, oracle=True) for name, window in traces.items() for scheme in COMPARED]
+    return normalised(run(cases, "schemes x traces", jobs))
+
+
+def normalised(table: pd.DataFrame, to: str = "reactive", by: Sequence[str] = ("trace",)) -> pd.DataFrame:
+    """Return the table with cost, machines and violations beside those of the scheme ``to``.
+
+    Adds ``cost_ratio``, ``machines_ratio`` and ``violation_ratio`` (missing where ``to`` violates nothing).
+    """
+    columns = {"cost_usd": "cost_ratio", "machines": "machines_ratio", "slo_violation_pct": "violation_ratio"}
+    base = table[table["scheme"] == to].set_index(list(by))[list(columns)].add_suffix("_base")
+    joined = table.join(base, on=list(by))
+    ratios = {new: joined[old] / joined[f"{old}_base"].where(joined[f"{old}_base"] > 0) for old, new in columns.items()}
+    return table.assign(**ratios)
+
+
+def timeline(trace: str, window: Window, schemes: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """Return load and capacity over time: a row per scheme and 10 s.
+
+    Columns: ``minute``, ``load`` (machines that the arrivals would keep busy), ``ready`` (machines), ``function_pct``
+    (share of the answers that functions gave), ``waiting`` (requests).
+    """
+    parts = []
+    for scheme in schemes:
+        scenario = standard()
+        log = play(case(trace, window, scheme, seed), decisions=True).decisions
+        assert log is not None
+        resources = ResourceSelector(scenario, ModelSelector(scenario))
+        arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
+        served = {
+            kind: log.filter(
+                regex="^served\\.(" + "|".join(p.name for p in scenario.pools if p.is_function == kind) + ")\\."
+            )
+            .sum(axis=1)
+            .to_numpy()
+            for kind in (True, False)
+        }
+        rows = pd.DataFrame(
+            {
+                "scheme": scheme,
+                "minute": (log["time_s"] // 10) / 6,
+                "load": resources.load(arrivals.T).sum(axis=0),
+                "ready": sum(log[f"ready.{p.name}"] for p in scenario.pools if not p.is_function),
+                "waiting": log.filter(regex=r"^queued\.").sum(axis=1),
+                "on_functions": served[True],
+                "on_machines": served[False],
+            }
+        )
+        means = rows.groupby(["scheme", "minute"], as_index=False).mean()
+        answers = means["on_functions"] + means["on_machines"]
+        parts.append(means.assign(function_pct=100 * means["on_functions"] / answers.where(answers > 0)))
+    return pd.concat(parts, ignore_index=True)
+
+
+# --- what the papers leave open
+
+
+READINGS: dict[str, dict[str, object]] = {
+    "as here": {},
+    "no hold": {"keep_s": 0.0},
+    "queue ignored": {"drain_s": inf},
+    "no hold, queue ignored": {"keep_s": 0.0, "drain_s": inf},
+    "every second": {"interval_s": 1.0},
+    "every second, no hold": {"interval_s": 1.0, "keep_s": 0.0},
+    "every second, queue ignored": {"interval_s": 1.0, "drain_s": inf},  # Spock's
+}
+"""Ways to read "scales on observed demand": the interval, the hold of idle machines, whether waiting requests count."""
+
+
+def readings(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
+    """Return reactive and mixed under each reading of what "reactive" leaves open."""
+    cases = [
+        case(name, window, policy, seed, plan=(policy, parameters), reading=reading)
+        for name, window in traces.items()
+        for reading, parameters in READINGS.items()
+        for policy in ("reactive", "mixed")
+    ]
+    return run(cases, "readings of reactive", jobs)
+
+
+def boot_sweep(
+    traces: Windows, start_up_s: Sequence[float] = (60, 100, 150, 200, 300), seed: int = 0, jobs: int = 0
+) -> pd.DataFrame:
+    """Return the paper's schemes for each time from a decision to a ready VM."""
+    cases = [
+        case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S}, start_up_s=start)
+        for name, window in traces.items()
+        for start in start_up_s
+        for scheme in (*PAPER, "mixed, free slot")
+    ]
+    return normalised(run(cases, "start-up of VMs", jobs), by=("trace", "start_up_s"))
+
+
+def workload_1(strict_share: float) -> dict[str, object]:
+    """Return overrides for the paper's Workload-1: strict and relaxed queries that differ in their SLO alone.
+
+    Both ask for 79% accuracy, so the same model answers them; the SLOs are the standard scenario's 0.5 and 20 s.
+    """
+    wanted = [("strict", strict_share, 0.5), ("relaxed", 1 - strict_share, 20.0)]
+    classes = [{"name": n, "share": s, "slo_s": t, "min_accuracy_pct": 79.0} for n, s, t in wanted if s > 0]
+    return {"classes": classes}
+
+
+def strict_sweep(
+    traces: Windows,
+    strict_shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    jobs: int = 0,
+) -> pd.DataFrame:
+    """Return reactive, mixed and paragon on Workload-1 for each share of strict queries and each seed."""
+    schemes = ("reactive", "mixed", "paragon", "mixed, free slot", "paragon, free slot")
+    cases = [
+        case(name, window, scheme, seed, scenario=workload_1(share), strict_share=share)
+        for name, window in traces.items()
+        for share in strict_shares
+        for seed in seeds
+        for scheme in schemes
+    ]
+    return run(cases, "share of strict queries", jobs)
+
+
+def price_ratio(scenario: Scenario) -> float:
+    """Return what the scenario's work costs on warm functions over what it costs on fully busy VMs."""
+    models = ModelSelector(scenario)
+    resources, functions = ResourceSelector(scenario, models), FunctionConfigurator(scenario, models)
+    on_vms = on_functions = 0.0
+    for k, wanted in enumerate(scenario.classes):
+        pool = scenario.pools[resources.pool_of[k]]
+        on_vms += wanted.share * float(resources.work_s[k]) * pool.usd_per_hour / pool.slots / 3600
+        for model, share in resources.mixes[k]:
+            place = functions.choose(k, model)
+            assert place is not None, f"no function answers class {wanted.name} in time"
+            on_functions += wanted.share * share * functions.cost_usd(*place)
+    return on_functions / on_vms
+
+
+def price_sweep(table: pd.DataFrame, ratios: Sequence[float] = (2, 3, 4, 6, 8)) -> pd.DataFrame:
+    """Return the comparison's rows at other function prices: no policy here looks at prices, so only bills change."""
+    now = price_ratio(standard())
+    parts = [
+        table.assign(price_ratio=ratio, cost_usd=table["vm_cost_usd"] + table["function_cost_usd"] * ratio / now)
+        for ratio in ratios
+    ]
+    return normalised(pd.concat(parts, ignore_index=True), by=("trace", "price_ratio"))
+
+
+def start_up_map(
+    traces: Windows,
+    start_up_s: Sequence[float] = (60, 100, 200, 300),
+    cold_s: Sequence[float] = (1, 2.5, 5, 10),
+    seed: int = 0,
+    jobs: int = 0,
+) -> pd.DataFrame:
+    """Return schemes for each start-up of VMs and of functions (VM-only ones run once for all of the latter).
+
+    Paragon is left out: in the standard scenario it differs from mixed by less than the schemes do from each other.
+    """
+    hybrids = ("mixed", "spock")
+    cases = [
+        case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S, "function.init_s": cold},
+             start_up_s=start, cold_s=cold)
+        for name, window in traces.items()
+        for start in start_up_s
+        for scheme in (*PAPER, "spock")
+        for cold in (cold_s if scheme in hybrids else cold_s[:1])
+    ]  # fmt: skip
+    table = run(cases, "start-up of VMs x functions", jobs)
+    vm_only = table[~table["scheme"].isin(hybrids)]
+    return pd.concat([table, *(vm_only.assign(cold_s=cold) for cold in cold_s[1:])], ignore_index=True)
+
+
+def best_scheme(table: pd.DataFrame, limit_pct: float = 1.0) -> pd.DataFrame:
+    """Return, per trace and start-up pair, the cheapest scheme with at most ``limit_pct`` violations and the runner-up.
+
+    ``margin_pct`` is how much dearer the runner-up is.
+    """
+    rows = []
+    for (trace, start, cold), group in table.groupby(["trace", "start_up_s", "cold_s"], sort=False):
+        fit = group[group["slo_violation_pct"] <= limit_pct].sort_values("cost_usd", kind="stable")
+        names, costs = list(fit["scheme"]), list(fit["cost_usd"])
+        margin = 100 * (costs[1] / costs[0] - 1) if len(fit) > 1 else np.nan
+        rows.append((trace, start, cold, *(names + ["none"] * 2)[:2], margin, ", ".join(names)))
+    columns = ["trace", "start_up_s", "cold_s", "best", "second", "margin_pct", "order"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# --- many hours, and Spock
+
+
+def hours(quick: bool = False, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
+    """Return schemes on every whole hour of every trace's evaluation part, and on that part as a whole.
+
+    Rows have ``seconds``, the window's length. Quick: two hours each of a twin and ``wiki_like``.
+    """
+    schemes = ("static", "reactive", "exascale", "mixed", "mixed, free slot", "functions only")
+    names = ("WITS-twin", "wiki_like") if quick else ("WITS", "berkeley", "twitter", "azure_code", "wiki_like")
+    cases = []
+    for name in names:
+        start, end = split_ranges(_trace(name))["evaluate"]
+        hourly = [(hour, 3600) for hour in range(start, end - 3600 + 1, 3600)]
+        for window in hourly[:2] if quick else hourly:
+            cases += [case(name, window, scheme, seed, seconds=3600) for scheme in schemes]
+        if not quick:
+            cases += [
+                case(name, (start, end - start), scheme, seed, seconds=end - start)
+                for scheme in ("static", "reactive", "functions only")
+            ]
+    return normalised(run(cases, "hours", jobs), by=("trace", "start_s", "seconds"))
+
+
+def spock_comparison(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
+    """Return Spock's figure 8: autoscale, X-autoscale and spock under both policies, functions only, and an ideal VM.
+
+    One class with Spock's SLO of 1 s; the ideal VM starts at once (its figure 10d) and never needs a function.
+    """
+    one = [{"name": "query", "share": 1.0, "slo_s": 1.0, "min_accuracy_pct": 79.0}]
+    cases = []
+    for name, window in traces.items():
+        cases += [case(name, window, scheme, seed, scenario={"classes": one}) for scheme in SPOCK]
+        cases.append(case(name, window, "functions only", seed, scenario={"classes": one}))
+        at_once = {"classes": one, "vm.boot_s": 0.0, "vm.pending_s": 0.0}
+        ideal = {policy: SPOCK[f"autoscale, {policy}"] for policy in ("reactive", "predictive")}
+        cases += [case(name, window, f"ideal, {p}", seed, plan=plan, scenario=at_once) for p, plan in ideal.items()]
+    return normalised(run(cases, "Spock", jobs), to="functions only")
