@@ -109,7 +109,14 @@ def over_provisioning(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 
 def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
-    """Draw cost over the bound that allows each run its own violations, a row a scheme, a marker a trace."""
+    """Draw cost over the bound that allows each run its own violations, a row a scheme, a marker a trace.
+
+    The first row is the bound of those that serve requests one by one (no late answers allowed).
+    """
+    single = table.drop_duplicates("trace")
+    ratio = single["unbatched_usd"] / single["bound_usd"]
+    first = single.assign(scheme="bound, no batches", cost_to_oracle=ratio, slo_violation_pct=np.nan)
+    table, schemes = pd.concat([table, first]), ["bound, no batches", *schemes]
     traces = list(table["trace"].unique())
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.3 * len(schemes) + 1.2), sharey=True, width_ratios=(1.6, 1))
     for i, trace in enumerate(traces):
@@ -137,15 +144,16 @@ def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
 def load_and_capacity(lines: pd.DataFrame) -> Figure:
     """Draw load and ready machines over time, a panel a scheme; shading below shows what functions answered."""
     schemes = list(lines["scheme"].unique())
-    fig, axes = plt.subplots(len(schemes), 1, figsize=(WIDTH_IN, 1.35 * len(schemes) + 0.5), sharex=True, sharey=True)
+    fig, axes = plt.subplots(len(schemes), 1, figsize=(WIDTH_IN, 1.4 * len(schemes) + 0.5), sharex=True, sharey=True)
+    top = 1.05 * max(lines["load"].max(), lines["ready"].max())
     for ax, scheme in zip(np.atleast_1d(axes), schemes, strict=True):
         data, style = lines[lines["scheme"] == scheme], scheme_style(scheme)
         ax.plot(data["minute"], data["load"], color="0.35", linewidth=0.6, label="load")
         ax.plot(data["minute"], data["ready"], color=style["color"], linewidth=1.6, label="ready machines")
         share = data["function_pct"].fillna(0) / 100 * data["load"]
         ax.fill_between(data["minute"], 0, share, color="black", linewidth=0, label="of it, answered by functions")
-        ax.text(0.005, 0.94, scheme, transform=ax.transAxes, va="top", fontweight="bold", color=style["color"])
-        ax.set(xlim=(data["minute"].min(), data["minute"].max()), ylim=(0, lines["load"].quantile(0.999) * 1.25))
+        ax.set_title(scheme, loc="left", fontweight="bold", color=style["color"], pad=2)
+        ax.set(xlim=(data["minute"].min(), data["minute"].max()), ylim=(0, top))
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     fig.legend(handles, labels, ncols=3, loc="outside upper center")
     fig.supylabel("machines", fontsize="medium")
@@ -309,7 +317,7 @@ def hours_scatter(table: pd.DataFrame) -> Figure:
         ax.axhline(0, color="0.3", linewidth=0.9)
         ax.axvline(50, color="0.4", linewidth=0.8, linestyle="--")
         ax.set(xlabel="(peak − mean) / peak of the hour, percent", xlim=(0, 100))
-        ax.set_ylabel(f"saving on {against}, percent of its cost")
+        ax.set_ylabel(f"saved on {against}, percent")
     handles, labels = axes[0].get_legend_handles_labels()
     hollow = plt.Line2D([], [], color="0.3", marker="o", linestyle="none", markerfacecolor="white", markersize=4)
     fig.legend([*handles, hollow], [*labels, "free-slot rule"], ncols=len(labels) + 1, loc="outside upper center")
@@ -321,12 +329,8 @@ def spock(table: pd.DataFrame) -> Figure:
     traces = list(table["trace"].unique())
     names = ("autoscale", "X-autoscale", "spock", "ideal")
     fig, axes = plt.subplots(2, 2 * len(traces), figsize=(WIDTH_IN, 4.4), sharey="row", squeeze=False)
-    look = {
-        "autoscale": colors()[7],
-        "X-autoscale": colors()[5],
-        "spock": policy_style("spock")["color"],
-        "ideal": "0.2",
-    }
+    alike = {"autoscale": "reactive", "X-autoscale": "exascale", "spock": "spock"}
+    look: dict[str, Any] = {name: policy_style(other)["color"] for name, other in alike.items()} | {"ideal": "0.2"}
     for column, (trace, policy) in enumerate((t, p) for t in traces for p in ("reactive", "predictive")):
         data = table[table["trace"] == trace].set_index("scheme")
         above, below = axes[:, column]

@@ -160,8 +160,8 @@ def over_provisioning(compared: pd.DataFrame) -> list[dict[str, str]]:
                 "at least reactive's cost on wiki": _within(cost["mixed"][wiki], 1.0, np.inf),
                 "within 0.5 points of exascale's violations": _within(gap, 0.0, 0.5),
             },
-            "mixed scales its VMs by reactive's rule, so it can save no more than the machines that reactive adds for its "
-            "queue, and functions come on top; where the violations differ, those of mixed are the fewer",
+            "mixed scales its VMs by reactive's rule, so it can save no more than the machines that reactive adds for "
+            "its queue, and functions come on top; where the violations differ, those of mixed are the fewer",
         ),
     ]
 
@@ -232,7 +232,7 @@ def workload_1(sweep: pd.DataFrame, share: float = 0.5) -> list[dict[str, str]]:
                 "cost 0.80-1.05 of reactive's": _within(ratio["mixed"], 0.80, 1.05),
                 "violations cut by 40-75%": len(cut) > 0 and _within(cut, 40, 75),
             },
-            "a larger cut is more than the paper claims; its mixed queues at no VM, its functions start cold more often",
+            "a larger cut is more than the paper claims",
         )
     ]
     pairs = paragon_pairs(sweep)
