@@ -45,13 +45,28 @@ def make_world(
         histogram: keep a latency histogram a class.
         peak: most requests in a second to make room for (default: the workload's own).
     """
-    pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
+    peak = int(workload.counts.max(initial=0)) if peak is None else peak
+    constants = _constants(scenario, workload, interval_s, seed, rows=rows, histogram=histogram)
+    par, service = constants["par"], constants["service"]
+    slowest = int(service.max()) * 4 + par[s.P_INIT]
+    buckets = 2 + min(256, int(slowest // par[s.P_INTERVAL]))  # decision intervals ahead into which finishes are booked
+    books = _books(scenario, constants, max(1, int(np.ceil(interval_s))), buckets)
+    n_rows = int(workload.counts.sum()) if rows else 1
+    w = s.World(**constants, **_state(scenario, peak, service.shape[2]), **books, **_rows(n_rows))
+    _fill_pools(w, scenario)
+    return w
+
+
+def _constants(
+    scenario: Scenario, workload: Workload, interval_s: float, seed: int, *, rows: bool, histogram: bool
+) -> dict[str, np.ndarray]:
+    """Return what does not change in a run."""
+    pools, models = len(scenario.pools), len(scenario.models)
     end = workload.seconds * 1_000_000_000
-    warmup = min(to_ns(scenario.warmup_s), end)
     burst = scenario.function.burst_per_10s
     par = np.zeros(16, np.int64)
     par[: s.P_EXACT + 1] = (
-        warmup,
+        min(to_ns(scenario.warmup_s), end),
         end,
         to_ns(interval_s),
         to_ns(scenario.function.init_s),
@@ -71,83 +86,96 @@ def make_world(
     for i, p in enumerate(scenario.pools):
         service[i, :, : p.service_ns.shape[1]] = p.service_ns
         believed[i, :, : p.service_ns.shape[1]] = p.believed_ns
-    storms = [
-        (
-            to_ns(x.start_s),
-            to_ns(x.start_s) + to_ns(x.length_s),
-            x.interruptions_per_hour,
-            round(x.refused_share * 65536),
-        )
-        for x in sorted(scenario.spot.storms, key=lambda x: x.start_s)
-    ]
-    window_ns = np.array([to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes])
-    longest = max([1, *(1 + (end - warmup) // w for w in window_ns if w)])
-    peak = int(workload.counts.max(initial=0)) if peak is None else peak
+    storms = []
+    for x in sorted(scenario.spot.storms, key=lambda x: x.start_s):
+        begin = to_ns(x.start_s)
+        refused = round(x.refused_share * 65536)
+        storms.append((begin, begin + to_ns(x.length_s), x.interruptions_per_hour, refused))
+    windows = [to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes]
+    return {
+        "par": par,
+        "base": bases(seed),
+        "service": service,
+        "believed": believed,
+        "slo": np.array([to_ns(c.slo_s) for c in scenario.classes], np.int64),
+        "quantile": lognormal_table(scenario.service.spread),
+        "boot": lognormal_table(scenario.vm.boot_spread),
+        "exponential": exponential_table(),
+        "thresholds": np.ascontiguousarray(workload.thresholds, np.int64),
+        "counts": np.ascontiguousarray(workload.counts, np.int64),
+        "times": np.zeros(1, np.int64) if workload.times_ns is None else np.ascontiguousarray(workload.times_ns),
+        "storm": np.array(storms, np.float64).reshape(-1, 4),
+        "hazard": np.array([scenario.spot.interruptions_per_hour], np.float64),
+        "window_ns": np.array(windows, np.int64),
+    }
+
+
+def _zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.int64)
+
+
+def _state(scenario: Scenario, peak: int, widest: int) -> dict[str, np.ndarray]:
+    """Return an empty system: decision, clock, fleet, queues, containers, with room for ``peak`` arrivals a second."""
+    pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
     room = power_of_two(max(1024, 2 * peak + 2))
-    n_rows = int(workload.counts.sum()) if rows else 1
-    containers = min(room, power_of_two(scenario.function.concurrency)) if _functions(scenario) else 1
-    seconds_seen = max(1, int(np.ceil(interval_s)))
-    slowest = int(service.max()) * 4 + par[s.P_INIT]
-    buckets = 2 + min(256, int(slowest // par[s.P_INTERVAL]))  # decision intervals ahead into which finishes are booked
-    most_leaves = max(power_of_two(4 * p.slots) for p in scenario.pools)
-    zeros = lambda *shape: np.zeros(shape, np.int64)  # noqa: E731
-    w = s.World(
-        par=par,
-        base=bases(seed),
-        service=service,
-        believed=believed,
-        slo=np.array([to_ns(c.slo_s) for c in scenario.classes], np.int64),
-        quantile=lognormal_table(scenario.service.spread),
-        boot=lognormal_table(scenario.vm.boot_spread),
-        exponential=exponential_table(),
-        thresholds=np.ascontiguousarray(workload.thresholds, np.int64),
-        counts=np.ascontiguousarray(workload.counts, np.int64),
-        times=np.zeros(1, np.int64) if workload.times_ns is None else np.ascontiguousarray(workload.times_ns),
-        storm=np.array(storms, np.float64).reshape(-1, 4),
-        hazard=np.array([scenario.spot.interruptions_per_hour], np.float64),
-        window_ns=window_ns.astype(np.int64),
-        routes=zeros(classes),
-        route_cum=zeros(classes, ROUTES),
-        n_steps=zeros(classes, ROUTES),
-        step=zeros(classes, ROUTES, STEPS, 6),
-        clock=zeros(16),
-        pool=zeros(pools, s.POOL_COLUMNS),
-        tree=np.full((pools, 2 * most_leaves), s.NEVER, np.int64),
-        end_of=zeros(pools, most_leaves),
-        machine=zeros(pools, most_leaves, s.MACHINE_COLUMNS),
-        queue=zeros(pools, classes, 6),
-        ring=zeros(pools, classes, room, 3),
-        held=zeros(pools, 256),
-        function=zeros(pools, models, s.FUNCTION_COLUMNS),
-        flight=zeros(pools, models, containers),
-        warm=zeros(pools, models, containers),
-        doomed=zeros(pools, room, 4),
-        arrive_at=zeros(peak + 1),
-        arrive_draw=np.zeros(peak + 1, np.uint64),
-        batch=zeros(widest, 3),
-        arrivals=zeros(seconds_seen, classes),
-        served=zeros(buckets, pools, models, classes),
-        late=zeros(buckets, classes),
-        busy=zeros(buckets, pools),
-        answered=zeros(pools, models, classes),
-        scored_late=zeros(models, classes),
-        scored=zeros(classes),
-        histogram=zeros(classes, s.HISTOGRAM_BINS if histogram else 1),
-        windows=zeros(classes, longest, models),
-        row_class=np.zeros(n_rows, np.int16),
-        row_pool=np.full(n_rows, -1, np.int16),
-        row_model=np.full(n_rows, -1, np.int16),
-        row_start=np.full(n_rows, -1, np.int64),
-        row_finish=np.full(n_rows, -1, np.int64),
-        row_cold=np.zeros(n_rows, np.int8),
-        row_arrived=zeros(n_rows),
-    )
-    _fill_pools(w, scenario)
-    return w
+    leaves = max(power_of_two(4 * p.slots) for p in scenario.pools)
+    any_function = any(p.is_function for p in scenario.pools)
+    containers = min(room, power_of_two(scenario.function.concurrency)) if any_function else 1
+    return {
+        "routes": _zeros(classes),
+        "route_cum": _zeros(classes, ROUTES),
+        "n_steps": _zeros(classes, ROUTES),
+        "step": _zeros(classes, ROUTES, STEPS, 6),
+        "clock": _zeros(16),
+        "pool": _zeros(pools, s.POOL_COLUMNS),
+        "tree": np.full((pools, 2 * leaves), s.NEVER, np.int64),
+        "end_of": _zeros(pools, leaves),
+        "machine": _zeros(pools, leaves, s.MACHINE_COLUMNS),
+        "queue": _zeros(pools, classes, 6),
+        "ring": _zeros(pools, classes, room, 3),
+        "held": _zeros(pools, 256),
+        "function": _zeros(pools, models, s.FUNCTION_COLUMNS),
+        "flight": _zeros(pools, models, containers),
+        "warm": _zeros(pools, models, containers),
+        "doomed": _zeros(pools, room, 4),
+        "arrive_at": _zeros(peak + 1),
+        "arrive_draw": np.zeros(peak + 1, np.uint64),
+        "batch": _zeros(widest, 3),
+    }
 
 
-def _functions(scenario: Scenario) -> bool:
-    return any(p.is_function for p in scenario.pools)
+def _books(
+    scenario: Scenario, constants: dict[str, np.ndarray], seconds_seen: int, buckets: int
+) -> dict[str, np.ndarray]:
+    """Return the empty books of the interval and of the scored window."""
+    pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
+    par = constants["par"]
+    scored_ns = par[s.P_END] - par[s.P_WARMUP]
+    windows = max([1, *(1 + scored_ns // w for w in constants["window_ns"] if w)])
+    return {
+        "arrivals": _zeros(seconds_seen, classes),
+        "served": _zeros(buckets, pools, models, classes),
+        "late": _zeros(buckets, classes),
+        "busy": _zeros(buckets, pools),
+        "answered": _zeros(pools, models, classes),
+        "scored_late": _zeros(models, classes),
+        "scored": _zeros(classes),
+        "histogram": _zeros(classes, s.HISTOGRAM_BINS if par[s.P_HISTOGRAM] else 1),
+        "windows": _zeros(classes, int(windows), models),
+    }
+
+
+def _rows(n: int) -> dict[str, np.ndarray]:
+    """Return n empty rows of requests."""
+    return {
+        "row_class": np.zeros(n, np.int16),
+        "row_pool": np.full(n, -1, np.int16),
+        "row_model": np.full(n, -1, np.int16),
+        "row_start": np.full(n, -1, np.int64),
+        "row_finish": np.full(n, -1, np.int64),
+        "row_cold": np.zeros(n, np.int8),
+        "row_arrived": _zeros(n),
+    }
 
 
 def _fill_pools(w: s.World, scenario: Scenario) -> None:
