@@ -95,6 +95,16 @@ enter() {   # the environment every tool runs in: this .venv, none of the user's
     export JUPYTER_CONFIG_DIR=$var/jupyter/config JUPYTER_DATA_DIR=$var/jupyter/data JUPYTER_RUNTIME_DIR=$var/jupyter/run
 }
 
+find_traces() {   # the published traces stay where `traces fetch` puts them, also in a run with caches of its own
+    [ -n "${SELFSERVE_TRACES:-}" ] || SELFSERVE_TRACES=$("$python" -c 'import pooch; print(pooch.os_cache("selfserve"))')
+    export SELFSERVE_TRACES
+}
+
+regenerate() {
+    python -m selfserve traces fetch
+    python -m selfserve notebooks "$@"
+}
+
 run_tests() {
     export SELFSERVE_RESULTS=$var/test-results   # tests leave the user's results alone
     say "ruff"; python -m ruff check .; python -m ruff format --check .
@@ -125,10 +135,11 @@ esac
 case $command in setup|test) [ ${#force[@]} = 0 ] || die "--force goes with quick or with the full run, not with $command" 2 ;; esac
 
 setup
+case $command in full|lab) find_traces ;; esac
 enter
 case $command in
     setup) ;;
-    full)  python -m selfserve notebooks ${force[@]+"${force[@]}"} ;;
+    full)  regenerate ${force[@]+"${force[@]}"} ;;
     quick) python -m selfserve notebooks --quick ${force[@]+"${force[@]}"} ;;
     test)  run_tests ;;
     lab)   open_lab "$@" ;;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from selfserve.protocol import Policy
-    from selfserve.scenario import Pool, Scenario
+    from selfserve.scenario import Scenario
     from selfserve.workload import Workload
 
 
@@ -95,12 +96,12 @@ def simulate(args: argparse.Namespace) -> None:
             with replacing(target) as part:
                 frame.to_parquet(part, index=False)
     if figure is not None and result.decisions is not None:
-        from selfserve.figures.run import load_against_capacity
+        from selfserve.figures.prior import load_and_capacity
+        from selfserve.figures.style import use_style
 
-        title = f"{args.policy} on {workload.trace}, scenario {scenario.name}, seed {args.seed}"
-        drawn = load_against_capacity(_over_time(result.decisions, scenario), title, scenario.warmup_s)
+        use_style()
         with replacing(figure) as part:
-            drawn.savefig(part, dpi=200)
+            load_and_capacity(_over_time(result.decisions, args.policy, scenario)).savefig(part, dpi=200)
     _print_summary(summary, workload.seconds)
     if args.json:
         print(json_line(summary))
@@ -120,23 +121,23 @@ def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) ->
     return make_policy(args.policy, **with_hindsight(args.policy, workload.counts, parameters))
 
 
-def _over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
-    """Return the table of :func:`~selfserve.figures.run.load_against_capacity` from a decision log."""
+def _over_time(log: pd.DataFrame, policy: str, scenario: Scenario) -> pd.DataFrame:
+    """Return the table of :func:`~selfserve.figures.prior.load_and_capacity` from a decision log."""
+    import pandas as pd
+
     from selfserve.workload import mean_work
 
-    def total(start: str, pools: list[Pool]) -> pd.Series:
-        names = [name for name in log if any(f"{name}.".startswith(f"{start}.{pool.name}.") for pool in pools)]
-        return log[names].sum(axis=1)
-
-    machines = [pool for pool in scenario.pools if not pool.is_function]
-    functions = [pool for pool in scenario.pools if pool.is_function]
-    arrivals, late = (log.filter(regex=rf"^{name}\.").sum(axis=1) for name in ("arrivals", "late"))
-    return log[["time_s", "interval_s"]].assign(
-        load_machines=arrivals / log["interval_s"] * mean_work(scenario),
-        ready_machines=total("ready", machines),
-        started_machines=total("ready", machines) + total("booting", machines),
-        to_functions_per_s=total("served", functions) / log["interval_s"],
-        late_per_s=late / log["interval_s"],
+    machines = "|".join(re.escape(pool.name) for pool in scenario.pools if not pool.is_function)
+    answers = log.filter(regex=r"^served\.").sum(axis=1)
+    on_machines = log.filter(regex=rf"^served\.({machines})\.").sum(axis=1)
+    return pd.DataFrame(
+        {
+            "scheme": policy,
+            "minute": log["time_s"] / 60,
+            "load": log.filter(regex=r"^arrivals\.").sum(axis=1) / log["interval_s"] * mean_work(scenario),
+            "ready": log.filter(regex=rf"^ready\.({machines})$").sum(axis=1),
+            "function_pct": 100 * (answers - on_machines) / answers,
+        }
     )
 
 
