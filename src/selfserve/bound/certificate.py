@@ -61,11 +61,11 @@ def repair(r: Relaxation, prices: Prices) -> Prices:
     capacity = np.maximum(prices.capacity, 0.0)
     if len(r.kinds):
         launch[0] = 0.0
-        for t in range(1, r.slots):  # ready: rent + launch[t-1] - launch[t] >= 0
-            np.minimum(launch[t], rent[t - 1] + launch[t - 1], out=launch[t])
+        free = np.isinf(r.most_ready)
+        for t in range(1, r.slots):  # ready: rent + launch[t-1] - launch[t] >= 0 at no capacity price
+            launch[t] = np.where(free[t - 1], np.minimum(launch[t], rent[t - 1] + launch[t - 1]), launch[t])
         room = (rent + launch - np.vstack([launch[1:], np.zeros((1, len(usd)))])) / (slots * r.lengths[:, None])
-        # (machines with a limit may have d < 0, paid by the limit)
-        capacity = np.where(np.isinf(r.most_ready), np.minimum(capacity, room), capacity)
+        capacity = np.where(free, np.minimum(capacity, room), capacity)  # a limit pays for d < 0
     flow = prices.flow.copy()
     per_point, target = _mean_price(r, mean, True), _targets(r)
     for k, mine in enumerate(r.options):

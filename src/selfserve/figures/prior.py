@@ -356,7 +356,7 @@ def functions_only(table: pd.DataFrame, crossing: float) -> Figure:
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.0))
     for i, trace in enumerate(table["trace"].unique()):
         data = table[table["trace"] == trace]
-        hourly = data["seconds"] == 3600
+        hourly = ~data["whole"]
         marks: dict[str, Any] = {"marker": _MARKERS[i], "linestyle": "none", "color": colors()[i]}
         ax.plot(data["mean_to_peak"][hourly], data["over_static"][hourly], markersize=4, label=trace, **marks)
         whole: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black"}

@@ -63,8 +63,11 @@ SPOCK: dict[str, Scheme] = {
     for name, parameters in _SPOCK_SCHEMES.items()
 }
 """The schemes of figure 8 of Spock (CLOUD'19), all at its own interval of a second."""
-LONGEST_H = 8
+PUBLISHED = ("WITS", "berkeley", "twitter", "azure_code", "wiki_like")
+QUICK = ("WITS-twin", "wiki_like")
+LONGEST_H = 6
 """Hours of a trace's evaluation part that the comparison covers."""
+QUICK_H = 0.45
 PENDING_S = 17.0
 """Seconds from a decision to a running, billed VM; a swept start-up is this much plus the boot."""
 
@@ -125,11 +128,10 @@ def shown(quick: bool = False) -> dict[str, Window]:
     """Return the traces of the comparison, each with the window that it covers.
 
     That is the trace's evaluation part, which nothing is ever trained on, up to ``LONGEST_H`` hours from its middle
-    (the evaluation parts are a night and a day long). Quick: half an hour of two twins and ``wiki_like``.
+    (the evaluation parts are a night and a day long). Quick: ``QUICK_H`` hours of a twin and of ``wiki_like``.
     """
-    names = ("WITS-twin", "berkeley-twin", "wiki_like") if quick else ("WITS", "berkeley", "twitter", "azure_code")
-    evaluation = {name: split_ranges(_trace(name))["evaluate"] for name in [*names, *(() if quick else ("wiki_like",))]}
-    return {name: middle((a, b - a), 0.5 if quick else LONGEST_H) for name, (a, b) in evaluation.items()}
+    evaluation = {name: split_ranges(_trace(name))["evaluate"] for name in (QUICK if quick else PUBLISHED)}
+    return {name: middle((a, b - a), QUICK_H if quick else LONGEST_H) for name, (a, b) in evaluation.items()}
 
 
 def middle(window: Window, hours: float) -> Window:
@@ -404,22 +406,19 @@ def best_scheme(table: pd.DataFrame, limit_pct: float = 1.0) -> pd.DataFrame:
 def hours(quick: bool = False, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """Return schemes on every whole hour of every trace's evaluation part, and on that part as a whole.
 
-    Rows have ``seconds``, the window's length. Quick: two hours each of a twin and ``wiki_like``.
+    Column ``whole`` tells the two apart. Quick: two windows of ``QUICK_H`` hours each of a twin and ``wiki_like``.
     """
-    schemes = ("static", "reactive", "exascale", "mixed", "mixed, free slot", "functions only")
-    names = ("WITS-twin", "wiki_like") if quick else ("WITS", "berkeley", "twitter", "azure_code", "wiki_like")
-    cases = []
-    for name in names:
+    cases, length = [], round(3600 * (QUICK_H if quick else 1))
+    for name in QUICK if quick else PUBLISHED:
         start, end = split_ranges(_trace(name))["evaluate"]
-        hourly = [(hour, 3600) for hour in range(start, end - 3600 + 1, 3600)]
-        for window in hourly[:2] if quick else hourly:
-            cases += [case(name, window, scheme, seed, seconds=3600) for scheme in schemes]
+        windows = [(first, length) for first in range(start, end - length + 1, length)]
+        for window in windows[:2] if quick else windows:
+            for scheme in ("static", "reactive", "exascale", "mixed", "mixed, free slot", "functions only"):
+                cases.append(case(name, window, scheme, seed, whole=False))
         if not quick:
-            cases += [
-                case(name, (start, end - start), scheme, seed, seconds=end - start)
-                for scheme in ("static", "reactive", "functions only")
-            ]
-    return normalised(run(cases, "hours", jobs), by=("trace", "start_s", "seconds"))
+            for scheme in ("static", "reactive", "functions only"):
+                cases.append(case(name, (start, end - start), scheme, seed, whole=True))
+    return normalised(run(cases, "hours", jobs), by=("trace", "start_s", "whole"))
 
 
 def spock_comparison(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:

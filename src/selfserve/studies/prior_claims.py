@@ -59,7 +59,7 @@ def function_shares(sweep: pd.DataFrame) -> pd.DataFrame:
 
 def savings(hours: pd.DataFrame) -> pd.DataFrame:
     """Return what mixed, under both overflow rules, saves on reactive and exascale in each whole hour (percent)."""
-    hourly = hours[hours["seconds"] == 3600]
+    hourly = hours[~hours["whole"]]
     keys = ["trace", "start_s"]
     out = hourly[hourly["scheme"].isin(["mixed", "mixed, free slot"])].copy()
     for other in ("reactive", "exascale"):
@@ -81,7 +81,7 @@ def sign_change(x: pd.Series, y: pd.Series) -> float:
 
 def over_static(hours: pd.DataFrame) -> pd.DataFrame:
     """Return functions only over the static fleet for the peak minute, for each window of the hours table."""
-    keys = ["trace", "start_s", "seconds"]
+    keys = ["trace", "start_s", "whole"]
     static = hours[hours["scheme"] == "static"].set_index(keys)["cost_usd"].rename("static_usd")
     out = hours[hours["scheme"] == "functions only"].join(static, on=keys)
     return out.assign(over_static=out["cost_usd"] / out["static_usd"])
