@@ -100,8 +100,10 @@ def simulate(args: argparse.Namespace) -> None:
         from selfserve.figures.style import use_style
 
         use_style()
+        drawn = load_and_capacity(_over_time(result.decisions, args.policy, scenario))
+        drawn.set_figheight(3.2)
         with replacing(figure) as part:
-            load_and_capacity(_over_time(result.decisions, args.policy, scenario)).savefig(part, dpi=200)
+            drawn.savefig(part, dpi=200)
     _print_summary(summary, workload.seconds)
     if args.json:
         print(json_line(summary))
