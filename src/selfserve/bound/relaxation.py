@@ -15,10 +15,11 @@ served at the slot's end, ``drop[t, k]`` requests given up (arrived in the slot)
 Why every run satisfies them, its requests split over slots by the share of their service that falls there:
 (capacity) busy slots are slots of ready machines; a request in a batch of b takes S(b)/b of one, at least the least
 over b.
-(launch) summed over slots, the rises of one machine's share of a slot are at most 1. A rise at slot t belongs to a
-machine that became ready in slot t or t - 1, at the earliest at the start of slot t - 1, and whose boot was billed
-since the window's start; ``boot_usd`` charges no more than that (``boot_seconds``). Before the scored window the
-fleet is free: no launch row for the first slot.
+(launch) summed over slots, the rises of one machine's share of a slot are at most 1: a machine that becomes ready at
+r in slot t is charged the part f of the slot after r at slot t's price and at most 1 - f at slot t + 1's.
+``boot_usd`` is a concave function of the slot's start (``boot_seconds``), and f start[t] + (1 - f) start[t+1] = r:
+the charge is at most the price at r, what a boot that ends at r was billed since the window's start. Before the
+window the fleet is free: no launch row for the first slot.
 (flow) each request is served once or dropped, not before it arrives; what waits at the window's start is not scored.
 (due) what is due by the slot's end has been served in full by then. What is due after the window may be answered
 there for nothing.
@@ -106,12 +107,13 @@ def _kinds_without_idle_limits(
 def boot_seconds(scenario: Scenario, kind: Kind, edges_s: np.ndarray, boot_credit: float) -> np.ndarray:
     """Return the billed boot seconds that a rise in each slot has cost at least, shape [T].
 
-    A machine ready at r was running from at the latest ``r - least boot``. Once r is past the window's start by the
+    A machine ready at r was running from at the latest ``r - least boot``. Where r is past the window's start by the
     longest boot, its whole boot was billed: in the mean the boot time, less luck (``boot_credit``, see ``luck``).
-    Before, only what lies inside the window counts, and only the least boot is sure.
+    Before, only what lies inside the window counts, and only the least boot is sure. (Between the last such slot and
+    the first of the others, a boot begun before the window was billed r - start, which is above the straight line.)
     """
     factors = lognormal_table(scenario.vm.boot_spread) / 65536
-    ready = np.concatenate([[edges_s[0]], edges_s[:-2]]) - edges_s[0]  # start of the slot before
+    ready = edges_s[:-1] - edges_s[0]
     certain = np.minimum(kind.boot_s * factors[0], ready)
     seconds = np.where(ready >= kind.boot_s * factors[-1], kind.boot_s * boot_credit, certain)
     seconds[0] = 0.0
