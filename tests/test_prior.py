@@ -37,7 +37,7 @@ def test_windows_come_from_the_middle():
     assert prior.middle((1000, 7200), 5) == (1000, 7200)
     for name, (start, seconds) in prior.shown(quick=True).items():
         first, end = prior.split_ranges(prior.load_trace(name))["evaluate"]
-        assert first <= start and start + seconds <= end and seconds == 1620
+        assert first <= start and start + seconds <= end and seconds == 1260
 
 
 def test_real_runs_are_measured_against_their_bound_and_the_baseline(compared):

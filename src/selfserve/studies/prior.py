@@ -67,7 +67,7 @@ PUBLISHED = ("WITS", "berkeley", "twitter", "azure_code", "wiki_like")
 QUICK = ("WITS-twin", "wiki_like")
 LONGEST_H = 6
 """Hours of a trace's evaluation part that the comparison covers."""
-QUICK_H = 0.45
+QUICK_H = 0.35
 PENDING_S = 17.0
 """Seconds from a decision to a running, billed VM; a swept start-up is this much plus the boot."""
 
