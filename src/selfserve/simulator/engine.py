@@ -224,8 +224,12 @@ def plan_next(w, key, p):
 @kernel
 def plan_entry(w, key, p, k, arrived, meta):
     """Note what one more waiting request brings forward while all slots are busy: first finish, own leave."""
+    meta_first = head_of(w, p, k)[1]
+    if meta_first == meta and w.queue[p, k, TAIL] - w.queue[p, k, HEAD] > 1:
+        plan_next(w, key, p)  # it came in front of an older plan's head
+        return
     at = min(w.pool[p, NEXT], root(w, p) << 3 | FINISH)
-    if w.ring[p, k, U32(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1)), META] == meta:
+    if meta_first == meta:
         at = min(at, max(key >> 3, leave_time(w, p, k, arrived, meta)) << 3 | LEAVE)
     note_next(w, p, at)
 
