@@ -90,7 +90,7 @@ setup() {
 }
 
 enter() {   # the environment every tool runs in: this .venv, none of the user's own settings
-    export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH PYTHONHASHSEED=0 PYTHONNOUSERSITE=1
+    export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH PYTHONHASHSEED=0 PYTHONNOUSERSITE=1 PYTHONUNBUFFERED=1
     export XDG_CACHE_HOME=$var/cache MPLCONFIGDIR=$var/matplotlib IPYTHONDIR=$var/ipython
     export JUPYTER_CONFIG_DIR=$var/jupyter/config JUPYTER_DATA_DIR=$var/jupyter/data JUPYTER_RUNTIME_DIR=$var/jupyter/run
 }
