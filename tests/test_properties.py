@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import NO_HURRY_S, Scripted, pool_of, scenario_of, steady, to, workload_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
@@ -24,9 +24,11 @@ INTERVAL_S = 10.0
 
 
 def examples(n: int) -> settings:
-    """Return settings for n examples that are the same in every run."""
-    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(max_examples=n, derandomize=True, deadline=None, database=None, suppress_health_check=slow)
+    """Return settings for n examples that are the same in every run; shrinking would outlast the tests' time limit."""
+    slow, phases = [HealthCheck.too_slow, HealthCheck.data_too_large], [Phase.generate]
+    return settings(
+        max_examples=n, derandomize=True, deadline=None, database=None, suppress_health_check=slow, phases=phases
+    )
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,32 @@ def check_containers(rows: pd.DataFrame, physics: FunctionPhysics) -> None:
     for i in range(len(created_at)):
         later = np.arange(len(created_at) - i)
         assert (created_at[i:] - created_at[i] >= (later - (physics.burst_per_10s - 1)) * spacing).all()
+
+
+@given(st.integers(1, 20), st.lists(st.integers(0, 12), min_size=10, max_size=40), st.integers(0, 99))
+@examples(30)
+def test_new_containers_come_at_the_pace_of_their_tokens(burst: int, counts: list[int], seed: int) -> None:
+    """Containers that nobody keeps are all new: ``burst`` at once, then one every 10 s / burst, in order of arrival."""
+    function = FunctionPhysics(init_s=0.5, keep_alive_s=0.0, burst_per_10s=burst)
+    scenario = scenario_of(pool_of("fn", [0.3], "function"), function=function)
+    rows = rows_of(simulate(scenario, workload_of(counts), steady((0,), to((0, 0))), seed, requests=True))
+    assert rows["cold"].all()
+    spacing = 10 * NS // burst
+    full = -(10**18)  # when the tokens would be back to ``burst``
+    for arrived, started in zip(rows["arrival_ns"], rows["start_ns"], strict=True):
+        assert started == max(arrived, full - (burst - 1) * spacing)
+        full = max(full, started) + spacing
+
+
+def test_an_idle_machine_goes_before_a_busy_one() -> None:
+    """Released at 10 s: the older machine, idle since 7 s, not the newer one, for which the third request waits."""
+    scenario = scenario_of(pool_of("vm", [2.0, 20.0]), vm=VmPhysics(0.0, 1.0, 0.0, 0.0))
+    short, long = ((to((0, 0)),),), ((to((0, 1)),),)
+    script = [Decision((2,), short)] * 3 + [Decision((2,), long)] * 2 + [Decision((1,), long)]
+    workload = workload_of(times_s=np.array([5.0, 6.5, 11.0]))
+    result = simulate(scenario, workload, Scripted(*script, interval_s=2.0), requests=True)
+    assert rows_of(result)["start_s"].tolist() == [5.0, 6.5, 26.5]
+    assert result.vm_billed_ns[0] == (10 + 12) * NS
 
 
 @given(runs())
