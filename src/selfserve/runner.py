@@ -209,7 +209,6 @@ def _run_one(place: _Place, results: Path, values: Mapping[str, Scalar], inputs:
 def _execute(place: _Place, values: Mapping[str, Scalar], show: bool) -> None:
     """Run a notebook in a kernel of this interpreter; every failure becomes a NotebookError."""
     import papermill
-    from nbclient.exceptions import DeadKernelError
 
     name = place.source.stem
     bar = {"desc": f"  {name}", "position": 1, "leave": False, "unit": "cell"} if show else False
@@ -228,7 +227,7 @@ def _execute(place: _Place, values: Mapping[str, Scalar], show: bool) -> None:
         raise NotebookError(
             f"{name}: {cell} failed: {error.ename}: {_first_line(error.evalue)}; see {place.copy}"
         ) from None
-    except DeadKernelError as error:
+    except RuntimeError as error:  # nbclient's DeadKernelError, and jupyter_client's for one that never answered
         raise NotebookError(f"{name}: its kernel died, out of memory perhaps: {_first_line(str(error))}") from None
 
 
