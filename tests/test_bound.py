@@ -10,7 +10,7 @@ import pytest
 from bound_cases import Exact, Request
 from cases import pool_of, scenario_of, workload_of
 
-from selfserve.bound import bound, oracle_for
+from selfserve.bound import bound, oracle_for, short_slots
 from selfserve.bound.certificate import Prices, repair, value
 from selfserve.bound.counting import coarsen, count_slots
 from selfserve.bound.luck import RISK, credit
@@ -91,6 +91,23 @@ def test_no_tiny_problem_can_be_served_for_less(block):
                 ratios.append(found.certificate_usd / exact)
     # whole machines and batches that wait are left out: far off where a handful arrive, but not always
     assert np.quantile(ratios, 0.9) > 0.6
+
+
+def test_no_tiny_problem_undercuts_short_slots_in_pieces(monkeypatch):
+    monkeypatch.setattr(short_slots, "PIECE", 5)
+    rng = np.random.default_rng(30)
+    better = 0
+    for _ in range(80):
+        scenario, workload = tiny(rng)
+        try:
+            plain = bound(workload, scenario, slot_s=5.0)
+        except InputError:
+            continue
+        found = bound(workload, scenario, slot_s=5.0, effort="cuts")
+        exact = Exact(scenario, scored(scenario, workload), workload.seconds).optimum([0, 0])
+        assert plain.certificate_usd <= found.certificate_usd <= exact * (1 + 1e-9)
+        better += found.certificate_usd > 1.01 * plain.certificate_usd
+    assert better > 3
 
 
 @pytest.mark.parametrize(("first", "boot_billed"), [(10.0, 0.0), (10.3, 0.3), (14.5, 4.5), (15.7, 5.7), (17.25, 6.0)])
@@ -175,6 +192,18 @@ def test_prices_of_linking_rows_prove_as_much():
     r = relaxed(busy(), window(np.random.default_rng(4)), violations=np.array([0.02, 0.05, 0.1]))
     x = solve(r)
     assert solve(r, x.links).usd == EXACTLY(x.usd, rel=1e-6)
+
+
+def test_pieces_with_prices_at_their_borders_prove_nearly_as_much_as_the_whole(monkeypatch):
+    monkeypatch.setattr(short_slots, "PIECE", 50)
+    scenario, workload = busy(), window(np.random.default_rng(13), 600, 100.0)
+    for allowed in (np.zeros(3), np.array([0.02, 0.05, 0.1])):
+        short = relaxed(scenario, workload, 1.0, violations=allowed)
+        long = relaxed(scenario, workload, 1.0, 10, violations=allowed)
+        x, whole = solve(long), solve(short).usd
+        prices = short_slots.piecewise_prices(short, x.links, long, repair(long, x.prices))
+        assert x.usd < value(short, repair(short, prices)) <= whole * (1 + 1e-9)
+        assert value(short, repair(short, prices)) > 0.99 * whole
 
 
 def test_counts_are_those_of_the_arrivals():

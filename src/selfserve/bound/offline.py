@@ -18,6 +18,7 @@ from selfserve.bound.counting import SlotCounts, coarsen, count_slots
 from selfserve.bound.luck import best_theta, credit, margin
 from selfserve.bound.options import Option, class_options, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
+from selfserve.bound.short_slots import piecewise_prices, short_slot_s
 from selfserve.bound.solver import Solution, solve
 from selfserve.errors import InputError
 from selfserve.scenario import Scenario
@@ -104,6 +105,8 @@ class _Solved:
     scenario: Scenario
     counts: SlotCounts
     pools: tuple[int, ...]
+    violations: np.ndarray
+    reached: Sequence[np.ndarray | None]
     theta: float
     relaxation: Relaxation
     solution: Solution
@@ -158,13 +161,23 @@ def _theta(scenario: Scenario, pools: Sequence[int], r: Relaxation, x: Solution)
     return best_theta(x.usd, batch, service, launch, float(x.launch.sum()), boot)
 
 
-def _links(coarse: Relaxation, x: Solution, fine: Relaxation) -> np.ndarray | None:
-    """Return prices for the rows that link slots where requests may be dropped: such rows make the simplex crawl."""
-    if not fine.allowed.any() or fine.slots <= FEW_SLOTS:
-        return None
+def _links(coarse: Relaxation, x: Solution, fine: Relaxation) -> np.ndarray:
+    """Return prices from long slots for the rows of short ones that link many slots."""
     known = {(w.cls, w.index): price for w, price in zip(coarse.windows, x.links, strict=False)}
     mean = [known.get((w.cls, w.index), 0.0) for w in fine.windows]
     return np.append(mean, x.links[len(coarse.windows) :])
+
+
+def _short_slots(
+    scenario: Scenario, workload: Workload, seed: int, pools: tuple[int, ...], slot_s: float, case: _Solved
+) -> float:
+    """Return what short slots prove, for the allowances of a case solved on longer ones."""
+    parts = max(1, round(slot_s / short_slot_s(scenario, workload.seconds - scenario.warmup_s)))
+    counts = count_slots(workload, scenario, seed, slot_s / parts)
+    r = _relax(scenario, counts, pools, case.violations, case.reached, case.theta)
+    long, x = case.relaxation, case.solution
+    prices = piecewise_prices(r, _links(long, x, r), long, repair(long, x.prices))
+    return _certify(scenario, pools, r, prices, case.theta)
 
 
 def _fingerprint(*parts: object) -> str:
@@ -200,9 +213,11 @@ def _solve(
     look = solve(first)
     theta = _theta(scenario, pools, first, look)
     r = _relax(scenario, counts, pools, violations, reached, theta)
-    solution = solve(r, _links(first, look, r))
+    # where requests may be dropped, rows that link all slots make the simplex method crawl
+    priced = bool(r.allowed.any()) and r.slots > FEW_SLOTS
+    solution = solve(r, _links(first, look, r) if priced else None)
     certificate = _certify(scenario, pools, r, solution.prices, theta)
-    _solved[key] = _Solved(scenario, counts, pools, theta, r, solution, certificate)
+    _solved[key] = _Solved(scenario, counts, pools, violations, reached, theta, r, solution, certificate)
     while len(_solved) > _KEPT:
         _solved.popitem(last=False)
     return _solved[key]
@@ -266,7 +281,7 @@ def bound(
         resources: names of the pools that may be used (default: all).
         violations: share of requests that may be late, below their floor or unanswered, one number or one a class.
         accuracy: class index to the mean accuracy reached in each of its windows; a window then need not reach more.
-        effort: ``lp`` solves the relaxation, ``cuts`` tightens it for classes that cannot wait.
+        effort: ``lp`` solves the relaxation; ``cuts`` also looks at bursts inside its slots (``short_slots``).
         slot_s: length of a slot, seconds; multiplied where the window would have over ``MOST_SLOTS``.
 
     Raises:
@@ -286,10 +301,12 @@ def bound(
         zero = dict.fromkeys(names[0], 0.0)
         return Bound(0.0, 0.0, effort, time.perf_counter() - started, zero, *shared, None, None, names)
     case = _solve(scenario, workload, seed, pools, slot, shares, reached)
-    r, x = case.relaxation, case.solution
-    split = _split(r, x, names[0])
+    r, x, certificate = case.relaxation, case.solution, case.certificate
+    if effort == "cuts":
+        certificate = max(certificate, _short_slots(scenario, workload, seed, pools, slot, case))
+    total = max(x.usd, certificate)
     seconds = time.perf_counter() - started
-    return Bound(x.usd, case.certificate, effort, seconds, split, *shared, r, x, names)
+    return Bound(total, certificate, effort, seconds, _split(r, x, names[0]), *shared, r, x, names)
 
 
 def oracle_for(result: Result, workload: Workload, scenario: Scenario) -> Bound:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import highspy
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, hstack
 
 from selfserve.bound.certificate import Prices
 from selfserve.bound.relaxation import Relaxation
@@ -36,6 +36,22 @@ class Solution:
     prices: Prices
     links: np.ndarray
     """Prices of the rows that link slots: accuracy windows (per point), then budgets (per request)."""
+
+
+@dataclass(frozen=True)
+class Border:
+    """Prices at the ends of a piece of a longer programme, for what it takes over and hands on; [V] and [K]."""
+
+    launch_in: np.ndarray
+    """Per machine taken over."""
+    flow_in: np.ndarray
+    """Earned per waiting request taken over."""
+    waiting_in: np.ndarray
+    """Most waiting requests to take over."""
+    launch_out: np.ndarray
+    """Earned per machine handed on."""
+    flow_out: np.ndarray
+    """Per waiting request handed on."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +193,28 @@ def _greet() -> None:
         highspy.Highs()
 
 
+def _with_border(
+    matrix: csr_matrix, cost: np.ndarray, most: np.ndarray, at: _Layout, border: Border, usd: float, requests: float
+) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
+    """Return the programme of a piece.
+
+    Machines taken over are launches into its first slot; K more columns take over waiting requests.
+    """
+    rows, classes = matrix.shape[0], len(at.serves)
+    cost = cost.reshape(-1, at.columns).copy()
+    of_class, of_kind = np.arange(classes), np.arange(at.kinds)
+    taken = csr_matrix((-np.ones(classes), (at.flow + of_class, of_class)), shape=(rows, classes))
+    entered = csr_matrix((-np.ones(at.kinds), (at.kinds + of_kind, of_kind)), shape=matrix.shape)
+    cost[0, at.kinds : at.serve] = border.launch_in / usd
+    cost[-1, : at.kinds] -= border.launch_out / usd
+    cost[-1, at.wait : at.drop] += border.flow_out * requests / usd
+    return (
+        csr_matrix(hstack([matrix + entered, taken])),
+        np.append(cost.ravel(), -border.flow_in * requests / usd),
+        np.append(most, border.waiting_in / requests),
+    )
+
+
 def _optimum(
     cost: np.ndarray, most: np.ndarray, matrix: csr_matrix, low: np.ndarray, high: np.ndarray
 ) -> highspy.Highs:
@@ -198,13 +236,15 @@ def _optimum(
     return highs
 
 
-def solve(r: Relaxation, links: np.ndarray | None = None) -> Solution:
+def solve(r: Relaxation, links: np.ndarray | None = None, border: Border | None = None) -> Solution:
     """Solve the relaxation.
 
     Args:
         r: the relaxation.
         links: prices to put on the rows that link slots instead of keeping them, which is faster and still a bound
             (Lagrangian relaxation); ``Solution.links`` of a similar one. Then ``usd`` is the optimum at these prices.
+
+        border: prices at the ends of a piece; without them nothing precedes or follows.
 
     Raises:
         InputError: no plan serves every request in time on these pools.
@@ -219,13 +259,15 @@ def solve(r: Relaxation, links: np.ndarray | None = None) -> Solution:
         scaled = links * requests / usd
         cost, constant = cost - matrix[rows:].T @ scaled, float(low[rows:] @ scaled)
         matrix, low, high = matrix[:rows], low[:rows], high[:rows]
+    if border is not None:
+        matrix, cost, most = _with_border(matrix, cost, most, at, border, usd, requests)
     highs = _optimum(cost, most, matrix, low, high)
     if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
         status = highs.modelStatusToString(highs.getModelStatus())
         raise InputError(
             f"bound: no plan answers every request in time on these pools ({status}); allow violations or more pools"
         )
-    x = np.array(highs.getSolution().col_value).reshape(r.slots, at.columns)
+    x = np.array(highs.getSolution().col_value)[: r.slots * at.columns].reshape(r.slots, at.columns)
     dual = np.array(highs.getSolution().row_dual)
     slots = dual[:rows].reshape(r.slots, at.rows)
     if links is None:
