@@ -133,7 +133,7 @@ def carry_errors(check: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     ax.set_xticks(ticks)
     ax.xaxis.set_major_formatter(_PLAIN)
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.annotate("within a factor of two", (0.52, -0.66), fontsize=8, color="0.35", va="top")
+    ax.annotate("factor of two", (1.05, -0.66), fontsize=8, color="0.35", va="top")
     ax.grid(False, axis="y")
     return finish(fig)
 
