@@ -37,6 +37,10 @@ TAIL = 3.5
 """Standard deviations of a service time that are allowed for."""
 BOOT_TAIL = 1.5
 """Standard deviations of a boot time by which machines are ordered early."""
+FILL_SHARE = 0.4
+"""Longest wait of a batch that is not full, as a share of the shortest SLO."""
+LATEST_SHARE = 0.85
+"""Share of its SLO that a request's fill wait and service may take together."""
 WARMUP_FLEET = 1.5
 """Machines in the unscored warm-up over those at its end, so that no work is left from it."""
 
@@ -94,8 +98,8 @@ def _largest_batch(pool: Pool) -> int:
 
 
 def _way(scenario: Scenario, batch: dict[int, int]) -> _Way:
-    """Return a way with the given batch sizes; batches may wait a fifth of the shortest SLO to fill."""
-    wait = min(c.slo_s for c in scenario.classes) / 5
+    """Return a way with the given batch sizes, which may wait for a share of the shortest SLO to fill."""
+    wait = FILL_SHARE * min(c.slo_s for c in scenario.classes)
     sizes = tuple(min(batch.get(p, 1), _largest_batch(x)) for p, x in enumerate(scenario.pools))
     return _Way(sizes, tuple(wait if b > 1 else 0.0 for b in sizes))
 
@@ -106,7 +110,7 @@ def _executable(scenario: Scenario, way: _Way, wanted: RequestClass) -> list[Opt
     options = []
     for o in class_options(scenario, wanted, machine_kinds(scenario, everything), everything):
         pool, b = scenario.pools[o.pool], way.batch[o.pool]
-        if way.service_s(scenario, o) + way.wait_s[o.pool] > 0.85 * wanted.slo_s:
+        if way.service_s(scenario, o) + way.wait_s[o.pool] > LATEST_SHARE * wanted.slo_s:
             continue
         seconds = pool.service_s(o.model, b)
         usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0

@@ -20,7 +20,7 @@ from selfserve.scenario import Scenario
 
 LENGTHS_S = (5.0, 2.0, 1.0, 0.5)
 """Slot lengths; the last that is at least the shortest SLO is used."""
-MOST = 100_000
+MOST = 50_000
 """Slots of a window; longer windows use longer ones."""
 PIECE = 1800
 """Slots of a piece: the simplex method takes a second or two for it."""
