@@ -93,10 +93,11 @@ def test_the_measured_profile_is_complete_and_was_measured_on_a_quiet_machine(pr
     cells = measured.groupby("model")[["threads", "batch"]].apply(lambda rows: set(map(tuple, rows.to_numpy())))
     assert len(cells) >= 14 and {"squeezenet1_1", "convnext_base"} <= set(cells.index)
     assert all(cell == {(t, b) for t in (1, 2) for b in (1, 2, 4, 8, 16)} for cell in cells)
-    # Two threads also wait for each other: vgg16, whose last layers hardly run in parallel, reached 0.935 to 0.944 in
-    # four runs on an otherwise idle machine. A disturbed cell shows 0.5 to 0.7.
-    assert measured.loc[measured["threads"] == 1, "cpu_share"].min() > 0.95
-    assert measured.loc[measured["threads"] == 2, "cpu_share"].min() > 0.9
+    # Two threads of vgg16 wait for each other in its last layers: 0.939 to 0.945 twice in a row with nothing else
+    # running. A disturbed cell shows 0.5 to 0.7.
+    waits = (measured["model"] == "vgg16") & (measured["threads"] == 2)
+    assert measured.loc[~waits, "cpu_share"].min() > 0.95
+    assert measured.loc[waits, "cpu_share"].min() > 0.93
     assert (measured["p99_ms"] >= measured["p50_ms"]).all() and (measured["memory_mb"] > measured["runtime_mb"]).all()
     assert (measured[["machine", "torch", "date"]] != "").all(axis=None)
 
