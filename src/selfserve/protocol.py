@@ -31,12 +31,23 @@ class Admit(IntEnum):
     """The predicted finish is not after the deadline (rule 6 of the physics page)."""
 
 
+class Then(IntEnum):
+    """What follows the answer of a stage (rule 10 of the physics page)."""
+
+    DONE = 0
+    IF_UNSURE = 1
+    """Cascade: an answer that the model is unsure of goes on to the next stage."""
+    ALSO = 2
+    """Ensemble: the next stage answers as well, and the majority counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One place a request may go: a pool and the model that answers there.
 
-    A request still waiting ``leave_slack_s`` before its deadline moves on to the route's next step (``-inf``: it
+    A request still waiting ``leave_slack_s`` before its deadline moves on to the stage's next step (``-inf``: it
     stays). If less than ``late_slack_s`` is left when it is dispatched, ``late_model`` answers instead of ``model``.
+    A step with ``then`` ends a stage: of all requests, ``unsure_share`` would be passed on by an IF_UNSURE stage.
     """
 
     pool: int
@@ -45,6 +56,8 @@ class Step:
     leave_slack_s: float = -inf
     late_model: int | None = None
     late_slack_s: float = 0.0
+    then: Then = Then.DONE
+    unsure_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,23 @@ from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
 
 
+@dataclass(frozen=True)
+class Range:
+    """Where a tuner may look for a number: from ``low`` to ``high``, evenly or in its logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The values that a tuner may choose from."""
+
+    values: tuple[object, ...]
+
+
 @dataclass(kw_only=True, eq=False)
 class PlannerPolicy:
     """A policy that says which load to be ready for and who may overflow; the planner does the rest.
