@@ -75,11 +75,13 @@ def test_overrides_reach_every_kind_of_key():
             "pools.vm.max_machines": 10,
             "classes.strict.slo_s": 1.0,
             "classes.accurate.mean_accuracy_pct": None,
+            "correctness.error_correlation": 0.0,
         },
     )
     base = load_scenario("standard")
     assert scenario.vm.boot_s == 200.0 and scenario.load_machines == 50
     assert scenario.pools[0].max_machines == 10 and scenario.classes[0].slo_s == 1.0
+    assert (scenario.correctness.error_correlation, scenario.correctness.confidence_auroc) == (0.0, 0.85)
     assert scenario.classes[1].mean_accuracy_pct is None
     for price in ("usd_per_hour", "usd_per_busy_hour", "usd_per_busy_hour_provisioned", "usd_per_request"):
         assert getattr(scenario.pools[1], price) == pytest.approx(4 * getattr(base.pools[1], price), rel=1e-12)
@@ -145,6 +147,14 @@ BAD = {
     "a spread below zero": (
         {"vm.boot_spread": -0.1},
         "vm.boot_spread = -0.1: input should be greater than or equal to 0",
+    ),
+    "errors that are all the same": (
+        {"correctness.error_correlation": 1.0},
+        "correctness.error_correlation = 1.0: input should be less than 1",
+    ),
+    "confidence of chance": (
+        {"correctness.confidence_auroc": 0.5},
+        "correctness.confidence_auroc = 0.5: input should be greater than 0.5",
     ),
     "shares": ({"classes.strict.share": 0.6}, "classes.share: the shares sum to 1.1, not to 1"),
     "accuracy above 100": ({"classes.strict.min_accuracy_pct": 101}, "less than or equal to 100"),

@@ -135,6 +135,20 @@ class ServicePhysics:
 
 
 @dataclass(frozen=True)
+class CorrectnessPhysics:
+    """Which answers of cascades and ensembles are right (physics rule 10.6); both are swept, no one figure is given.
+
+    ``error_correlation`` is the tetrachoric correlation of two models' errors (0: independent). ImageNet models agree
+    well beyond what their accuracies explain: Mania et al., NeurIPS 2019; least if trained differently: Gontijo-Lopes
+    et al., ICLR 2022. ``confidence_auroc`` is the area under the ROC curve of a model's confidence as a detector of its
+    own errors, such as the maximum softmax probability: Hendrycks and Gimpel, ICLR 2017 (0.5: no better than chance).
+    """
+
+    error_correlation: float = 0.8
+    confidence_auroc: float = 0.85
+
+
+@dataclass(frozen=True)
 class Scenario:
     """Everything a run needs but the trace, the policy and the seed."""
 
@@ -154,6 +168,7 @@ class Scenario:
     function: FunctionPhysics = FunctionPhysics()
     spot: SpotPhysics = SpotPhysics()
     service: ServicePhysics = ServicePhysics()
+    correctness: CorrectnessPhysics = CorrectnessPhysics()
     share_drift: float = 0.0
     digest: str = ""
     """SHA-256 of the resolved content: scenario file, prices and profile rows used."""

@@ -20,6 +20,7 @@ from selfserve import catalog
 from selfserve.catalog.carry import carry_profile, runtime_mb, weights_mb
 from selfserve.errors import InputError
 from selfserve.scenario import (
+    CorrectnessPhysics,
     FunctionPhysics,
     Model,
     Pool,
@@ -91,6 +92,11 @@ class _Service(_Section):
     believed_factor: Positive = 1.0
 
 
+class _Correctness(_Section):
+    error_correlation: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    confidence_auroc: Annotated[float, Field(gt=0.5, lt=1)] = 0.85
+
+
 class _Workload(_Section):
     share_drift: NotNegative = 0.0
 
@@ -109,6 +115,7 @@ class _File(_Section):
     function: _Function = _Function()
     spot: _Spot = _Spot()
     service: _Service = _Service()
+    correctness: _Correctness = _Correctness()
     workload: _Workload = _Workload()
 
 
@@ -119,6 +126,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "function": _Function,
     "spot": _Spot,
     "service": _Service,
+    "correctness": _Correctness,
     "workload": _Workload,
 }
 
@@ -280,6 +288,7 @@ def _resolve(parsed: _File, where: str) -> Scenario:
         function=FunctionPhysics(**parsed.function.model_dump()),
         spot=SpotPhysics(parsed.spot.interruptions_per_hour, parsed.spot.notice_s, storms),
         service=ServicePhysics(**parsed.service.model_dump()),
+        correctness=CorrectnessPhysics(**parsed.correctness.model_dump()),
         share_drift=parsed.workload.share_drift,
     )
     return replace(scenario, digest=_digest(scenario))
