@@ -320,7 +320,7 @@ class Twin(Books):
             request.model, request.start, request.finish, request.cold = model, service.start, service.finish, cold
         if pool.is_function:  # 7.7
             ms = -(-length // 1_000_000)
-            if self.warmup <= batch[0].arrival < self.end:
+            if any(self.warmup <= request.arrival < self.end for request in batch):
                 (self.function_ms if place is None else self.provisioned_ms)[p, model] += ms
                 self.invocations[p, model] += 1
             self.seen["provisioned" if place else "cold" if cold else "warm"] += 1
