@@ -113,18 +113,21 @@ def earliest_head(w, key, p, only_due, model):
 
 
 @kernel
-def serve(w, now, p, m, b, quantile, arrived):
-    """Start a batch of b on a free slot or container; return (finish, cold, lost). Rules 5.5, 7.4 and 8.2."""
+def serve(w, now, p, m, b, quantile, latest):
+    """Start a batch of b on a free slot or container; return (finish, cold, lost). Rules 5.5, 7.4 and 8.2.
+
+    ``latest``: arrival time of the youngest request in it, which decides whether a bill counts (rule 7.7).
+    """
     service = max(1, (w.service[p, m, b] * w.quantile[U32(quantile)]) >> 16)
     w.pool[p, BATCHES] += 1
     w.pool[p, BATCHED] += b
     leaf = oldest_free(w, p, now)
     slot = U32(leaf)
     if leaf < 0:
-        finish, cold = run_container(w, now, p, m, service, arrived)
+        finish, cold = run_container(w, now, p, m, service, latest)
         return finish, cold, False
     if w.pool[p, IS_FUNCTION]:
-        bill_provisioned(w, p, m, service, arrived)
+        bill_provisioned(w, p, m, service, latest)
     finish = now + service
     lost = False
     if w.pool[p, IS_SPOT]:
@@ -164,17 +167,18 @@ def start_batch(w, key, p, k):
     now = key >> 3
     arrived, meta = head_of(w, p, k)
     m = model_at_dispatch(w, now, p, k, arrived, meta)
-    b, head = 0, np.int64(k)
+    b, head, latest = 0, np.int64(k), arrived
     while head >= 0:
         k = U32(head)
         w.batch[U32(b), ARRIVED], w.batch[U32(b), META] = head_of(w, p, k)
+        latest = max(latest, w.batch[U32(b), ARRIVED])
         w.batch[U32(b), OF_CLASS] = head
         b += 1
         dequeue(w, now, p, k)
         head = -1
         if b < w.pool[p, BATCH_MAX] and w.pool[p, WAITING] > 0:
             head = earliest_head(w, key, p, False, m)
-    finish, cold, lost = serve(w, now, p, m, U32(b), (meta >> 20) & 4095, arrived)
+    finish, cold, lost = serve(w, now, p, m, U32(b), (meta >> 20) & 4095, latest)
     for j in range(b):
         i = U32(j)
         k = U32(w.batch[i, OF_CLASS])

@@ -70,7 +70,7 @@ def can_start(w, key, p, m):
 
 
 @kernel
-def run_container(w, now, p, m, service, arrived):
+def run_container(w, now, p, m, service, latest):
     """Serve on a warm or a new container; return (finish, cold). The caller has checked ``can_start``."""
     f = w.function[p, m]
     cold = 0
@@ -81,7 +81,7 @@ def run_container(w, now, p, m, service, arrived):
         f[TAT] = max(f[TAT], now) + w.par[P_TOKEN_NS]
         service += w.par[P_INIT]
         w.pool[p, COLD] += 1
-        if arrived >= w.par[P_WARMUP]:
+        if latest >= w.par[P_WARMUP]:
             f[COLDS] += 1
     finish = now + service
     heap = w.flight[p, m]
@@ -94,7 +94,7 @@ def run_container(w, now, p, m, service, arrived):
     ms = (service + 999_999) // 1_000_000
     f[MS_ALL] += ms
     f[INVOCATIONS_ALL] += 1
-    if arrived >= w.par[P_WARMUP]:
+    if latest >= w.par[P_WARMUP]:
         f[MS] += ms
         f[INVOCATIONS] += 1
     book_busy(w, p, now, finish)
@@ -102,12 +102,12 @@ def run_container(w, now, p, m, service, arrived):
 
 
 @kernel
-def bill_provisioned(w, p, m, service, arrived):
+def bill_provisioned(w, p, m, service, latest):
     """Bill an invocation that ran on a provisioned container."""
     f = w.function[p, m]
     ms = (service + 999_999) // 1_000_000
     f[MS_PROVISIONED_ALL] += ms
     f[INVOCATIONS_ALL] += 1
-    if arrived >= w.par[P_WARMUP]:
+    if latest >= w.par[P_WARMUP]:
         f[MS_PROVISIONED] += ms
         f[INVOCATIONS] += 1
