@@ -9,8 +9,7 @@ import pytest
 
 from selfserve import catalog
 from selfserve.errors import InputError
-from selfserve.scenario import NS, load_scenario, scenario_names
-from selfserve.scenario_file import FOLDER, service_table
+from selfserve.scenario import FOLDER, NS, load_scenario, scenario_names, service_table
 
 STANDARD = (FOLDER / "standard.toml").read_text()
 
@@ -193,7 +192,7 @@ BAD = {
     "unknown profile": ({"profile": "abacus"}, "profile 'abacus': no such file"),
     "storms that overlap": (
         {"spot.storms": [[0, 100, 1, 0.5], [50, 10, 1, 0.5]]},
-        "spot.storms: [0.0, 100.0, 1.0, 0.5] and",
+        "those from 0 s and 50 s overlap; one must end before the next",
     ),
     "a storm of no length": ({"spot.storms": [[0, 0, 1, 0.5]]}, "spot.storms.0"),
     "a short storm": ({"spot.storms": [[0, 1, 1]]}, "spot.storms.0"),
