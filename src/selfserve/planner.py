@@ -180,6 +180,23 @@ class ModelSelector:
             return ((fit[0], 1.0),)
         return self._cheapest_mix(fit, pool, min(mean + MEAN_MARGIN_PCT, float(self._accuracy[best])))
 
+    def batch(self, pool: int, slo_share: float = 1.0) -> tuple[int, float]:
+        """Return the largest batch that makes nobody late on ``pool``, and the seconds that it may wait to fill.
+
+        It is the largest profiled batch with which each class that the pool serves is in time (within ``slo_share`` of
+        its SLO) although a batch of the slowest model in use was begun just before; times at p99. (1, 0.0) if none is.
+        """
+        spec = self.scenario.pools[pool]
+        served = [k for k in range(len(self.scenario.classes)) if self.serves(k, pool)]
+        uses = {k: [m for m, share in self.mix(k, pool) if share > 0] for k in served}
+        for batch in range(spec.max_batch, 0, -1):
+            own = {k: self._tail * max(spec.service_s(m, batch) for m in uses[k]) for k in served}
+            ahead = max(own.values(), default=inf)
+            spare = [slo_share * self.scenario.classes[k].slo_s - ahead - own[k] for k in served]
+            if min(spare, default=-1.0) >= 0:
+                return batch, min(spare)
+        return 1, 0.0
+
     def _best_effort(self, k: int, pool: int) -> tuple[int, ...]:
         models = self.scenario.pools[pool].models
         above = [m for m in models if self._accuracy[m] >= self.scenario.classes[k].min_accuracy_pct]
@@ -240,15 +257,23 @@ class ResourceSelector:
         selector: the models per class and pool.
         market: market of the pools to choose from.
         pool: name of the one pool to use instead.
+        batch_share: share of the SLOs that batches may use up (of :meth:`ModelSelector.batch`); 0: no batches.
 
     Raises:
         InputError: there is no such pool.
     """
 
     def __init__(
-        self, scenario: Scenario, selector: ModelSelector, market: str = "on_demand", pool: str | None = None
+        self,
+        scenario: Scenario,
+        selector: ModelSelector,
+        market: str = "on_demand",
+        pool: str | None = None,
+        batch_share: float = 0.0,
     ) -> None:
         self.scenario = scenario
+        self.batches = tuple(selector.batch(p, batch_share)[0] for p in range(len(scenario.pools)))
+        """[P] batches that the pools' machines are believed to be filled with."""
         names = [p.name for p in scenario.pools]
         if pool is not None:
             known = [p.name for p in scenario.pools if not p.is_function]
@@ -268,7 +293,9 @@ class ResourceSelector:
             self._machines_per_rate[p, k] = self.work_s[k] / scenario.pools[p].slots
 
     def _work_s(self, k: int, pool: int) -> float:
-        return sum(share * self.scenario.pools[pool].service_s(m) for m, share in self.selector.mix(k, pool))
+        batch = self.batches[pool]
+        service_s = self.scenario.pools[pool].service_s
+        return sum(share * service_s(m, batch) / batch for m, share in self.selector.mix(k, pool))
 
     def _cost(self, k: int, pool: int) -> float:
         spec = self.scenario.pools[pool]
