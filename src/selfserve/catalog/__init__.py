@@ -59,21 +59,17 @@ def load_prices(name: str) -> pd.DataFrame:
     """
     path = _find(name, "prices", "price list")
     table = read_table(path, ("resource", "kind", "usd_per_hour"), _PRICE_NUMBERS)
-    for line, row in zip(table.index + 2, table.to_dict("records"), strict=True):
-        if row["kind"] not in _PRICE_NEEDS:
-            raise InputError(f"{path}: line {line}, column kind: {row['kind']!r} is not vm or function")
+    _require(path, table["kind"].isin(list(_PRICE_NEEDS)), table, "kind", "{!r} is not vm or function")
+    for i, row in enumerate(table.to_dict("records")):
         for column in _PRICE_NEEDS[row["kind"]]:
             if not np.isfinite(row.get(column, np.nan)):
-                raise InputError(f"{path}: line {line}, column {column}: {row['resource']} needs a number here")
+                raise _wrong(path, i, column, f"{row['resource']} needs a number here")
     _unique(table, ["resource"], path)
     return table.set_index("resource")
 
 
 def load_models() -> pd.DataFrame:
-    """Return torchvision's catalogued models, indexed by name.
-
-    The columns are those of :func:`selfserve.catalog.vision.read_models`.
-    """
+    """Return torchvision's models by name; columns of :func:`selfserve.catalog.vision.read_models`."""
     numbers = ("accuracy_pct", "top5_pct", "parameters", "gmacs", "file_mb", "input_px")
     return read_table(ROOT / "models.csv", ("model", *numbers), numbers).set_index("model")
 
@@ -98,20 +94,19 @@ def load_profile(name: str = "cpu") -> pd.DataFrame:
     """
     from selfserve.catalog import carry  # it reads this module's tables
 
-    if name == "cpu":
-        measured = _read_profile(ROOT / "profiles" / "cpu_measured.csv")
-        rows = [measured, carry.published_rows(), carry.scale_by_gmacs(measured, load_models())]
-        return pd.concat(rows, ignore_index=True)
-    return _read_profile(_find(name, "profiles", "profile"))
+    if name != "cpu":
+        return _read_profile(_find(name, "profiles", "profile"))
+    measured = _read_profile(ROOT / "profiles" / "cpu_measured.csv")
+    rows = [measured, carry.published_rows(), carry.scale_by_gmacs(measured, load_models())]
+    return pd.concat(rows, ignore_index=True)
 
 
 def accuracy_of(model: str) -> float | None:
     """Return a model's ImageNet-1K top-1 accuracy in percent: torchvision's, else the published one, else None."""
-    models = load_models()
-    if model in models.index:
-        return float(models.at[model, "accuracy_pct"])
-    published = load_facts("published_models").set_index("model")
-    return float(published.at[model, "accuracy_pct"]) if model in published.index else None
+    for known in (load_models(), load_facts("published_models").set_index("model")):
+        if model in known.index:
+            return float(known.at[model, "accuracy_pct"])
+    return None
 
 
 def read_table(path: Path, required: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
@@ -128,46 +123,47 @@ def read_table(path: Path, required: tuple[str, ...], numbers: tuple[str, ...]) 
         if column not in table:
             raise InputError(f"{path}: column {column} is missing; the columns must include {', '.join(required)}")
     for column in (c for c in numbers if c in table):
-        table[column] = [_number(path, i + 2, column, text) for i, text in enumerate(table[column])]
+        table[column] = [_number(path, i, column, text) for i, text in enumerate(table[column])]
     return table
 
 
-def _number(path: Path, line: int, column: str, text: str) -> float:
+def _number(path: Path, i: int, column: str, text: str) -> float:
     try:
         value = float(text) if text.strip() else np.nan
     except ValueError:
-        raise InputError(f"{path}: line {line}, column {column}: {text!r} is not a number") from None
+        raise _wrong(path, i, column, f"{text!r} is not a number") from None
     if value < 0 or np.isinf(value):
-        raise InputError(f"{path}: line {line}, column {column}: {text} must be finite and not negative")
+        raise _wrong(path, i, column, f"{text} must be finite and not negative")
     return value
 
 
 def _read_profile(path: Path) -> pd.DataFrame:
     table = read_table(path, _PROFILE_COLUMNS, _PROFILE_NUMBERS)
     for column in ("threads", "batch", "p50_ms"):
-        bad = table.index[~(table[column] > 0)]
-        if len(bad):
-            raise InputError(f"{path}: line {bad[0] + 2}, column {column}: a positive number is needed")
-    for column in ("threads", "batch"):
-        table[column] = table[column].astype(int)
-    bad = table.index[~table["tag"].isin(TAGS)]
-    if len(bad):
-        raise InputError(f"{path}: line {bad[0] + 2}, column tag: {table.at[bad[0], 'tag']!r} is not {', '.join(TAGS)}")
+        _require(path, table[column] > 0, table, column, "a positive number is needed")
+    _require(path, table["tag"].isin(TAGS), table, "tag", f"{{!r}} is not {', '.join(TAGS)}")
     _unique(table, ["model", "device", "threads", "batch"], path)
-    return table
+    return table.astype({"threads": int, "batch": int})
+
+
+def _wrong(path: Path, i: int, column: str, message: str) -> InputError:
+    return InputError(f"{path}: line {i + 2}, column {column}: {message}")
+
+
+def _require(path: Path, good: pd.Series, table: pd.DataFrame, column: str, message: str) -> None:
+    """Raise InputError for the first row that is not good; the message may show its cell."""
+    for i in table.index[~good][:1]:
+        raise _wrong(path, i, column, message.format(table.at[i, column]))
 
 
 def _unique(table: pd.DataFrame, columns: list[str], path: Path) -> None:
-    twice = table.index[table.duplicated(columns)]
-    if len(twice):
-        raise InputError(f"{path}: line {twice[0] + 2}: a second row for {tuple(table.loc[twice[0], columns])}")
+    for i in table.index[table.duplicated(columns)][:1]:
+        raise InputError(f"{path}: line {i + 2}: a second row for {tuple(table.loc[i, columns])}")
 
 
 def _find(name: str, folder: str, what: str) -> Path:
     """Return the path of a catalogued table, or of the user's file."""
-    path = ROOT / folder / f"{name}.csv"
-    if path.is_file():
-        return path
-    if Path(name).is_file():
-        return Path(name)
+    for path in (ROOT / folder / f"{name}.csv", Path(name)):
+        if path.is_file():
+            return path
     raise InputError(f"{what} {name!r}: no such file; the catalogue has {', '.join(catalogued(folder))}")

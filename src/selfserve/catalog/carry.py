@@ -63,15 +63,16 @@ def carry_profile(
     vcpu = int(resource["vcpu"])
     if not 1 <= threads <= vcpu:
         raise InputError(f"threads {threads}: {resource.name} has {vcpu} vCPUs")
-    family = _family(str(resource.name))
-    one, exact = _cpu_rows(rows, 1), _cpu_rows(rows, threads)
-    ms = one["p50_ms"] * _amdahl(rows, threads) if exact.empty else exact["p50_ms"]
+    family, exact = _family(str(resource.name)), _cpu_rows(rows, threads)
+    ms = _cpu_rows(rows, 1)["p50_ms"] * _amdahl(rows, threads) if exact.empty else exact["p50_ms"]
     return _table(rows, model, ms / (family["vcpu_speed"] * family["sustained_share"]))
 
 
-def vcpu_of_memory(resource: pd.Series, memory_mb: float) -> float:
-    """Return the vCPUs of a function with this memory."""
-    return float(memory_mb / resource["mb_per_vcpu"])
+def single_ms(
+    profile: pd.DataFrame, model: str, resource: pd.Series, threads: int = 1, memory_mb: float | None = None
+) -> float:
+    """Return the time of a lone request (the first row of :func:`carry_profile`, whose arguments it takes), ms."""
+    return float(carry_profile(profile, model, resource, threads, memory_mb)["service_ms"].iloc[0])
 
 
 def weights_mb(model: str) -> float:
@@ -101,11 +102,9 @@ def scale_by_gmacs(measured: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame
     for model in models.index.difference(measured["model"], sort=False):
         size = models.loc[model]
         row = typical[["threads", "batch"]].assign(model=model, device="cpu", tag="scaled")
-        row["p50_ms"] = typical["ms_per_gmac"] * size["gmacs"]
-        row["runtime_mb"] = typical["runtime_mb"]
-        row["memory_mb"] = typical["runtime_mb"] + size["parameters"] * WEIGHT_BYTES / 2**20
-        row["memory_mb"] += typical["mb_per_gmac"] * size["gmacs"]
-        rows.append(row)
+        row = row.assign(p50_ms=typical["ms_per_gmac"] * size["gmacs"], runtime_mb=typical["runtime_mb"])
+        held_mb = typical["runtime_mb"] + size["parameters"] * WEIGHT_BYTES / 2**20
+        rows.append(row.assign(memory_mb=held_mb + typical["mb_per_gmac"] * size["gmacs"]))
     return pd.concat(rows, ignore_index=True) if rows else measured.iloc[:0]
 
 
@@ -116,11 +115,9 @@ def published_rows() -> pd.DataFrame:
     at once; one inference therefore takes ``4 latency / concurrent`` vCPU-milliseconds of the busy machine.
     """
     table = load_facts("published_models")
-    table = table[table["torchvision"].isna() & table["concurrent"].notna()]
+    table = table[table["torchvision"].isna() & table["concurrent"].notna()].reset_index(drop=True)
     work_ms = 4 * table["latency_ms"] / table["concurrent"]
-    return pd.DataFrame(
-        {"model": table["model"], "device": "cpu", "threads": 1, "batch": 1, "p50_ms": work_ms, "tag": "published"}
-    ).reset_index(drop=True)
+    return table[["model"]].assign(device="cpu", threads=1, batch=1, p50_ms=work_ms, tag="published")
 
 
 def _family(resource: str) -> pd.Series:
@@ -145,7 +142,7 @@ def _carry_function(rows: pd.DataFrame, model: str, resource: pd.Series, memory_
     low, high = resource["memory_min_mb"], resource["memory_max_mb"]
     if memory_mb is None or not low <= memory_mb <= high:
         raise InputError(f"memory_mb {memory_mb}: {resource.name} takes {low:g} to {high:g} MB")
-    vcpu = vcpu_of_memory(resource, memory_mb)
+    vcpu = memory_mb / resource["mb_per_vcpu"]
     factor = _amdahl(rows, vcpu) if vcpu > 1 else 1 / vcpu
     speed = _family(str(resource.name))["vcpu_speed"]
     return _table(rows, model, _cpu_rows(rows, 1)["p50_ms"] * factor / speed)
@@ -169,8 +166,8 @@ def gpu_curve(accelerator: str, batches: Sequence[int], work: float) -> np.ndarr
     """
     known = load_facts("accelerators").set_index("accelerator")
     if accelerator not in known.index:
-        known_names = ", ".join(known.index)
-        raise InputError(f"accelerator {accelerator!r}: no published latency by batch; known are {known_names}")
+        names = ", ".join(known.index)
+        raise InputError(f"accelerator {accelerator!r}: no published latency by batch; known are {names}")
     stands_for = known.at[accelerator, "curve"]
     rate = known["offline_int8_per_s"] / known["device_count"]
     speed = 1.0 if np.isnan(rate[accelerator]) else rate[accelerator] / rate[stands_for]
@@ -211,6 +208,5 @@ def _table(rows: pd.DataFrame, model: str, ms: pd.Series, tag: str | None = None
         activation = np.where(ms.index > above.index[-1], above.iloc[-1] * ms.index / above.index[-1], activation)
     else:
         activation = np.full(len(ms), np.nan)
-    return pd.DataFrame(
-        {"batch": ms.index, "service_ms": ms.to_numpy(), "activation_mb": activation, "tag": tag or rows["tag"].iloc[0]}
-    )
+    columns = {"batch": ms.index, "service_ms": ms.to_numpy(), "activation_mb": activation}
+    return pd.DataFrame(columns).assign(tag=tag or rows["tag"].iloc[0])

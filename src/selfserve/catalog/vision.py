@@ -43,10 +43,9 @@ def import_torchvision() -> ModuleType:
 
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
+        signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
-            torch.library.define(
-                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
+            torch.library.define(f"torchvision::{operator}", signature)
         import torchvision
     return torchvision
 
@@ -68,20 +67,11 @@ def read_models(names: tuple[str, ...] = CATALOGUED) -> pd.DataFrame:
     for name in names:
         weights = torchvision.models.get_model_weights(name).DEFAULT
         meta, metrics = weights.meta, weights.meta["_metrics"]["ImageNet-1K"]
-        rows.append(
-            {
-                "model": name,
-                "accuracy_pct": metrics["acc@1"],
-                "top5_pct": metrics["acc@5"],
-                "parameters": meta["num_params"],
-                "gmacs": meta["_ops"],
-                "file_mb": meta["_file_size"],
-                "input_px": weights.transforms.keywords["crop_size"],
-                "weights": str(weights),
-                "source": f"torchvision {torchvision.__version__.partition('+')[0]} weight metadata",
-            }
-        )
-    return pd.DataFrame(rows)
+        row = {"model": name, "accuracy_pct": metrics["acc@1"], "top5_pct": metrics["acc@5"]}
+        row |= {"parameters": meta["num_params"], "gmacs": meta["_ops"], "file_mb": meta["_file_size"]}
+        rows.append(row | {"input_px": weights.transforms.keywords["crop_size"], "weights": str(weights)})
+    source = f"torchvision {torchvision.__version__.partition('+')[0]} weight metadata"
+    return pd.DataFrame(rows).assign(source=source)
 
 
 if __name__ == "__main__":
