@@ -15,6 +15,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,10 +36,10 @@ PROFILED = (
     "densenet201", "convnext_tiny", "swin_t", "vgg16", "convnext_base",
 )  # fmt: skip
 """The models of the committed profile."""
-
 QUIET = 0.95
 """CPU share above which a cell counts as measured on a quiet machine."""
-
+_DIGITS = {"p50_ms": 4, "p99_ms": 4, "mean_ms": 4, "worst_over_best_block": 3, "cpu_share": 3, "load_ms": 1,
+           "runtime_mb": 1, "memory_mb": 1, "load_1m": 2}  # fmt: skip
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
 """glibc returns large buffers to the kernel after each pass and pays page faults for them in the next; a serving
 process keeps them (PyTorch's tuning guide: use an allocator that does)."""
@@ -91,11 +92,13 @@ def profile(
         for model, thread in bar:
             bar.set_postfix_str(f"{model}, {thread} thread(s)")
             slots = 1 if device == "cuda" else max(1, cores // thread)
-            job = _Job(model, _save_model(model, Path(folder)), _input_px(model), device, thread,
-                       tuple(sorted(batches)), rounds, block_s, least_runs)  # fmt: skip
-            about = describe_machine(device) | {"cores": cores, "load_1m": round(os.getloadavg()[0], 2)}
+            weights = import_torchvision().models.get_model_weights(model).DEFAULT
+            pixels = int(weights.transforms.keywords["crop_size"])  # the side of the image they were made for
+            job = _Job(model, _save_model(model, Path(folder)), pixels, device, thread, tuple(sorted(batches)),
+                       rounds, block_s, least_runs)  # fmt: skip
+            about = _machine(device) | {"cores": cores, "load_1m": os.getloadavg()[0]}
             rows += [row | about for row in _measure_again(job, slots, attempts)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).round(_DIGITS)
 
 
 def _measure_again(job: _Job, slots: int, attempts: int) -> list[dict[str, Any]]:
@@ -107,12 +110,11 @@ def _measure_again(job: _Job, slots: int, attempts: int) -> list[dict[str, Any]]
             break
         for batch, blocks in _run_slots(replace(job, batches=noisy), slots).items():
             row = _row(job, slots, batch, blocks)
-            if batch not in best or row["cpu_share"] > best[batch]["cpu_share"]:
-                best[batch] = row
+            best[batch] = max(best.get(batch, row), row, key=lambda r: r["cpu_share"])
     return [best[batch] for batch in job.batches]
 
 
-def describe_machine(device: str = "cpu") -> dict[str, str]:
+def _machine(device: str) -> dict[str, str]:
     """Return what the rows say of the machine: processor, torch version and its vector instructions, day (UTC)."""
     import torch
 
@@ -125,12 +127,17 @@ def describe_machine(device: str = "cpu") -> dict[str, str]:
 def _cpu_name() -> str:
     """Return the processor's name with family and model where /proc tells them (clouds often hide the full name)."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        facts = _proc("cpuinfo")
     except OSError:
         return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = facts.get("model name", platform.machine())
     return f"{name} (family {facts.get('cpu family', '?')}, model {facts.get('model', '?')})"
+
+
+def _proc(file: str) -> dict[str, str]:
+    """Return the ``key: value`` lines of a file of /proc."""
+    lines = (line.partition(":") for line in Path("/proc", file).read_text().splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
 
 
 def _check(models: Sequence[str], device: str, threads: Sequence[int], batches: Sequence[int], cores: int) -> None:
@@ -144,20 +151,13 @@ def _check(models: Sequence[str], device: str, threads: Sequence[int], batches: 
     if device not in ("cpu", "cuda"):
         raise InputError(f"profile: device {device!r} is not cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "profile: device cuda: torch finds no GPU here (a CUDA build of torch and a driver are needed)"
-        )
+        needs = "a CUDA build of torch and a driver are needed"
+        raise InputError(f"profile: device cuda: torch finds no GPU here ({needs})")
     for what, values in (("batches", batches), ("threads", threads)):
         if not values or any(int(v) != v or v < 1 for v in values):
             raise InputError(f"profile: {what} {list(values)} must be whole numbers of at least 1")
     if max(threads) > cores:
         raise InputError(f"profile: threads {max(threads)}: this machine has {cores} processors")
-
-
-def _input_px(model: str) -> int:
-    """Return the side of the input image that the model's weights were made for."""
-    weights = import_torchvision().models.get_model_weights(model).DEFAULT
-    return int(weights.transforms.keywords["crop_size"])
 
 
 def _save_model(model: str, folder: Path) -> str:
@@ -174,8 +174,7 @@ def _save_model(model: str, folder: Path) -> str:
 def _run_slots(job: _Job, slots: int) -> dict[int, list[list[dict[str, Any]]]]:
     """Run the job in ``slots`` processes at once; return batch -> blocks -> one dict a slot."""
     context = mp.get_context("spawn")
-    barrier = context.Barrier(slots)
-    queue = context.Queue()
+    barrier, queue = context.Barrier(slots), context.Queue()
     workers = [context.Process(target=_serve, args=(job, barrier, queue), daemon=True) for _ in range(slots)]
     before = {key: os.environ.get(key) for key in _ALLOCATOR}
     os.environ.update(_ALLOCATOR)  # read by the C library when a worker starts
@@ -183,27 +182,22 @@ def _run_slots(job: _Job, slots: int) -> dict[int, list[list[dict[str, Any]]]]:
         worker.start()
     for key, value in before.items():
         os.environ.pop(key) if value is None else os.environ.update({key: value})
-    answers = _collect(queue, workers, job.model)
-    for worker in workers:
-        worker.join()
-    errors = [answer for answer in answers if isinstance(answer, Exception)]
-    if errors:  # a broken barrier only says that another worker failed first
-        raise next((error for error in errors if not isinstance(error, BrokenBarrierError)), errors[0])
-    return {b: [[a[b][r] for a in answers] for r in range(job.rounds)] for b in job.batches}
-
-
-def _collect(queue: Any, workers: Sequence[Any], model: str) -> list[Any]:
-    """Return each worker's answer; a worker that died without one (killed for its memory, say) ends the others."""
     answers: list[Any] = []
-    while len(answers) < len(workers):
+    while len(answers) < slots:
         try:
             answers.append(queue.get(timeout=1))
         except Empty:
-            if any(worker.exitcode not in (None, 0) for worker in workers):
+            if any(worker.exitcode not in (None, 0) for worker in workers):  # killed for its memory, say
                 for worker in workers:
                     worker.kill()
-                raise RuntimeError(f"profile: a worker measuring {model} died; is there enough memory?") from None
-    return answers
+                raise RuntimeError(f"profile: a worker measuring {job.model} died; is there enough memory?") from None
+    for worker in workers:
+        worker.join()
+    # A broken barrier only says that another worker failed first.
+    errors = sorted((a for a in answers if isinstance(a, Exception)), key=lambda e: isinstance(e, BrokenBarrierError))
+    if errors:
+        raise errors[0]
+    return {b: [[a[b][r] for a in answers] for r in range(job.rounds)] for b in job.batches}
 
 
 def _serve(job: _Job, barrier: Any, queue: Any) -> None:
@@ -241,31 +235,25 @@ def _block(job: _Job, network: Any, batch: int, barrier: Any) -> dict[str, Any]:
     """Time forward passes of one batch size for ``block_s`` seconds, after a warm-up pass, in step with other slots."""
     import torch
 
+    def answer() -> None:
+        network(images)
+        if job.device == "cuda":
+            torch.cuda.synchronize()  # its kernels run behind the program's back
+
     images = torch.rand(batch, 3, job.input_px, job.input_px, device=job.device)
     images = images.contiguous(memory_format=torch.channels_last)
     gc.collect()
     _forget_peak(job.device)
-    network(images)
-    _synchronise(job.device)
+    answer()
     times: list[float] = []
     barrier.wait()
     cpu, begin = time.process_time(), time.perf_counter()
     while len(times) < job.least_runs or time.perf_counter() - begin < job.block_s:
         start = time.perf_counter()
-        network(images)
-        _synchronise(job.device)
+        answer()
         times.append(time.perf_counter() - start)
-    elapsed = time.perf_counter() - begin
-    share = (time.process_time() - cpu) / (elapsed * job.threads)
+    share = (time.process_time() - cpu) / ((time.perf_counter() - begin) * job.threads)
     return {"times": times, "cpu_share": share, "memory_mb": _memory_mb(job.device, peak=True)}
-
-
-def _synchronise(device: str) -> None:
-    """Wait for the GPU, whose kernels run behind the program's back."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
 
 
 def _forget_peak(device: str) -> None:
@@ -275,10 +263,8 @@ def _forget_peak(device: str) -> None:
 
         torch.cuda.reset_peak_memory_stats()
     else:
-        try:
+        with suppress(OSError):  # not Linux, or not allowed: the peak is then that of the process so far
             Path("/proc/self/clear_refs").write_text("5")
-        except OSError:  # not Linux, or not allowed: the peak is then that of the process so far
-            return
 
 
 def _memory_mb(device: str, peak: bool = False) -> float:
@@ -288,8 +274,7 @@ def _memory_mb(device: str, peak: bool = False) -> float:
 
         return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**20
     try:
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return int(status["VmHWM" if peak else "VmRSS"].split()[0]) / 1024
+        return int(_proc("self/status")["VmHWM" if peak else "VmRSS"].split()[0]) / 1024
     except (OSError, KeyError):
         import resource
 
@@ -302,21 +287,10 @@ def _row(job: _Job, slots: int, batch: int, blocks: list[list[dict[str, Any]]]) 
     pooled = [np.concatenate([slot["times"] for slot in block]) * 1e3 for block in blocks]
     medians = [float(np.median(times)) for times in pooled]
     best = int(np.argmin(medians))
-    times, block = pooled[best], blocks[best]
-    return {
-        "model": job.model,
-        "device": job.device,
-        "threads": job.threads,
-        "slots": slots,
-        "batch": batch,
-        "p50_ms": round(medians[best], 4),
-        "p99_ms": round(float(np.quantile(times, 0.99)), 4),
-        "mean_ms": round(float(times.mean()), 4),
-        "runs": len(times),
-        "worst_over_best_block": round(max(medians) / medians[best], 3),
-        "cpu_share": round(float(np.mean([slot["cpu_share"] for slot in block])), 3),
-        "load_ms": round(float(np.median([slot["load_s"] for slot in block])) * 1e3, 1),
-        "runtime_mb": round(max(slot["runtime_mb"] for slot in block), 1),
-        "memory_mb": round(max(slot["memory_mb"] for slot in blocks[0]), 1),  # later rounds hold larger batches' memory
-        "tag": "measured",
-    }
+    times, block = pooled[best], pd.DataFrame(blocks[best])
+    row = {"model": job.model, "device": job.device, "threads": job.threads, "slots": slots, "batch": batch}
+    row |= {"p50_ms": medians[best], "p99_ms": np.quantile(times, 0.99), "mean_ms": times.mean(), "runs": len(times)}
+    row |= {"worst_over_best_block": max(medians) / medians[best], "cpu_share": block["cpu_share"].mean()}
+    row |= {"load_ms": block["load_s"].median() * 1e3, "runtime_mb": block["runtime_mb"].max()}
+    memory_mb = max(slot["memory_mb"] for slot in blocks[0])  # later rounds hold larger batches' memory
+    return row | {"memory_mb": memory_mb, "tag": "measured"}
