@@ -1,4 +1,4 @@
-"""Small scenarios, workloads and policies for tests of the simulator."""
+"""Small scenarios, workloads and policies for tests."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ NO_HURRY_S = 1e6
 """An SLO that no request misses: the order of the queue is then the order of arrival."""
 
 
-def pool_of(name: str, service_s: Sequence[float], market: str = "on_demand", **others: object) -> Pool:
-    """Return a pool where model m serves one request in ``service_s[m]`` seconds, a batch of b in (1 + b) / 2 of that.
-
-    A model with service time 0 is not resident.
-    """
+def make_pool(name: str, market: str, service_ns: np.ndarray, believed_factor: float = 1.0, **others: object) -> Pool:
+    """A pool with the models that ``service_ns`` [M, B + 1] has times for."""
     function = market == "function"
-    service = np.array([[0, *(to_ns(one * (1 + b) / 2) for b in range(1, 5))] for one in service_s], np.int64)
+    service_ns = np.asarray(service_ns, np.int64)
+    models = tuple(int(m) for m in np.flatnonzero(service_ns[:, 1]))
     settings: dict[str, object] = {
+        "resource": "lambda" if function else "c6i.large",
         "slots": 1,
         "threads": 1,
         "memory_mb": 1769.0,
@@ -44,14 +43,22 @@ def pool_of(name: str, service_s: Sequence[float], market: str = "on_demand", **
     }
     return Pool(
         name=name,
-        resource="lambda" if function else "c6i.large",
         market=market,
-        models=tuple(m for m, one in enumerate(service_s) if one),
-        service_ns=service,
-        believed_ns=service,
-        sources=("measured",) * sum(one > 0 for one in service_s),
+        models=models,
+        service_ns=service_ns,
+        believed_ns=np.round(service_ns * believed_factor).astype(np.int64),
+        sources=("measured",) * len(models),
         **(settings | others),  # type: ignore[arg-type]
     )
+
+
+def pool_of(name: str, service_s: Sequence[float], market: str = "on_demand", **others: object) -> Pool:
+    """Return a pool where model m serves one request in ``service_s[m]`` seconds, a batch of b in (1 + b) / 2 of that.
+
+    A model with service time 0 is not resident.
+    """
+    service = np.array([[0, *(to_ns(one * (1 + b) / 2) for b in range(1, 5))] for one in service_s], np.int64)
+    return make_pool(name, market, service, **others)  # type: ignore[arg-type]
 
 
 def scenario_of(
@@ -79,14 +86,32 @@ def scenario_of(
     )
 
 
+def make_workload(
+    seconds: int,
+    counts: Sequence[int] | np.ndarray | None = None,
+    times_ns: np.ndarray | None = None,
+    thresholds: np.ndarray | None = None,
+) -> Workload:
+    """A window that starts where its trace starts, with one class unless thresholds say more."""
+    if times_ns is not None:
+        times_ns = np.sort(np.asarray(times_ns, np.int64))
+        counts = np.bincount(times_ns // NS, minlength=seconds)
+    assert counts is not None
+    thresholds = np.array([[65536]]) if thresholds is None else thresholds
+    history = np.zeros(0, np.int64)
+    return Workload(
+        "case", 0, seconds, np.asarray(counts, np.int64), times_ns, thresholds.astype(np.int64), history, 1.0, ""
+    )
+
+
 def workload_of(
     counts: Sequence[int] | np.ndarray | None = None, times_s: np.ndarray | None = None, classes: int = 1
 ) -> Workload:
     """Return a window of so many requests each second, or of exact times; classes have equal shares."""
-    times_ns = None if times_s is None else np.sort(np.round(np.asarray(times_s) * NS).astype(np.int64))
-    counted = np.bincount(times_ns // NS) if times_ns is not None else np.asarray(counts, np.int64)
+    times_ns = None if times_s is None else np.round(np.asarray(times_s) * NS).astype(np.int64)
     shares = np.round(np.arange(1, classes + 1) * 65536 / classes).astype(np.int64)[np.newaxis]
-    return Workload("case", 0, len(counted), counted, times_ns, shares, np.zeros(0, np.int64), 1.0, "")
+    seconds = len(counts) if times_ns is None else int(times_ns.max() // NS) + 1  # type: ignore[arg-type]
+    return make_workload(seconds, counts, times_ns, shares)
 
 
 def to(*steps: Step | tuple[int, int] | tuple[int, int, Admit], weight: float = 1.0) -> Route:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cases
 import numpy as np
 
 from selfserve.protocol import BOOT_AGE_BINS, Observation
-from selfserve.scenario import FunctionPhysics, Model, Pool, RequestClass, Scenario, ServicePhysics, VmPhysics, to_ns
+from selfserve.scenario import FunctionPhysics, Model, RequestClass, Scenario, ServicePhysics, VmPhysics, to_ns
 
 MODELS = (Model("small", 70.0), Model("middle", 76.0), Model("large", 82.0), Model("huge", 85.0))
 SERVICE_S = (0.02, 0.05, 0.2, 0.4)
@@ -20,26 +21,12 @@ def make_pool(name, market="on_demand", *, services=SERVICE_S, slots=2, usd=0.1,
     for m, seconds in enumerate(services):
         if seconds is not None:
             truth[m, 1:] = to_ns(seconds), to_ns(1.8 * seconds)
-    resident = tuple(m for m, seconds in enumerate(services) if seconds is not None)
-    function = market == "function"
-    fields = dict(
-        name=name,
-        resource=name,
-        market=market,
-        models=resident,
-        slots=1 if function else slots,
-        threads=1,
-        memory_mb=memory_mb,
-        max_machines=2000,
-        usd_per_hour=usd,
-        usd_per_busy_hour=usd if function else 0.0,
-        usd_per_busy_hour_provisioned=usd / 2 if function else 0.0,
-        usd_per_request=2e-7 if function else 0.0,
-        service_ns=truth,
-        believed_ns=np.rint(truth * believed).astype(np.int64),
-        sources=("measured",) * len(resident),
-    )
-    return Pool(**(fields | kw))
+    fields = dict(resource=name, memory_mb=memory_mb, max_machines=2000, usd_per_hour=usd)
+    if market == "function":
+        fields |= dict(usd_per_busy_hour=usd, usd_per_busy_hour_provisioned=usd / 2)
+    else:
+        fields |= dict(slots=slots)
+    return cases.make_pool(name, market, truth, believed, **(fields | kw))
 
 
 def make_scenario(pools=None, classes=(STRICT, MEAN, RELAXED), spread=0.1, boot_s=83.0):

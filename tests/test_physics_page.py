@@ -2,87 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from twin_books import TwinResult
-from twin_cases import Case, make_pool, make_workload, simulated, twin_of
+from cases import make_pool
+from page_cases import Side, case, fn, times, to, vm
+from twin_cases import simulated, twin_of
 from twin_draws import bits, draw, exponential, exponential_table, fin, lognormal_table
 
 from selfserve.protocol import Admit, Decision, Route, Step
-from selfserve.scenario import (
-    NS,
-    FunctionPhysics,
-    Model,
-    Pool,
-    RequestClass,
-    Scenario,
-    ServicePhysics,
-    SpotPhysics,
-    Storm,
-    VmPhysics,
-    to_ns,
-)
-
-Side = Callable[[Case], TwinResult]
+from selfserve.scenario import NS, FunctionPhysics, SpotPhysics, Storm, VmPhysics, to_ns
 
 
 @pytest.fixture(params=[twin_of, simulated], ids=["twin", "simulator"])
 def side(request: pytest.FixtureRequest) -> Side:
     return request.param
-
-
-def times(*seconds: float) -> np.ndarray:
-    return np.array([to_ns(s) for s in seconds])
-
-
-def vm(service_s: float | list[float] = 1.0, market: str = "on_demand", **others: object) -> Pool:
-    """One model; service times of batches 1, 2, .. in seconds."""
-    row = [service_s] if isinstance(service_s, float) else service_s
-    return make_pool("vm", market, np.array([[0, *(to_ns(s) for s in row)]]), **others)  # type: ignore[arg-type]
-
-
-def fn(service_s: float = 0.3, **others: object) -> Pool:
-    return make_pool("fn", "function", np.array([[0, to_ns(service_s)]]), **others)  # type: ignore[arg-type]
-
-
-def to(*steps: Step) -> tuple[tuple[Route, ...], ...]:
-    """One class, one route."""
-    return ((Route(steps),),)
-
-
-def case(
-    pools: list[Pool],
-    arrivals: np.ndarray,
-    decisions: list[Decision],
-    slos_s: tuple[float, ...] = (1000.0,),
-    interval_s: float = 10.0,
-    seconds: int = 120,
-    thresholds: list[list[int]] | None = None,
-    **others: object,
-) -> Case:
-    """No warm-up, no spread, machines ready one second after the decision unless said otherwise."""
-    settings: dict[str, object] = {
-        "warmup_s": 0.0,
-        "vm": VmPhysics(0.0, 1.0, 0.0, 0.0),
-        "service": ServicePhysics(0.0, 1.0),
-        "spot": SpotPhysics(0.0),
-    }
-    scenario = Scenario(
-        name="by hand",
-        classes=tuple(RequestClass(f"class{k}", 1 / len(slos_s), slo) for k, slo in enumerate(slos_s)),
-        pools=tuple(pools),
-        models=tuple(Model(f"model{m}", 75.0) for m in range(len(pools[0].service_ns))),
-        interval_s=interval_s,
-        rate_scale=1.0,
-        **(settings | others),  # type: ignore[arg-type]
-    )
-    workload = make_workload(seconds, times_ns=arrivals, thresholds=np.array(thresholds or [[65536]]))
-    count = -(-seconds * NS // to_ns(interval_s))
-    decisions = decisions + [decisions[-1]] * (count - len(decisions))
-    return Case(0, scenario, workload, decisions, interval_s, seed=0)
 
 
 ONE_VM = Decision((1,), to(Step(0, 0)))

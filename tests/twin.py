@@ -7,14 +7,16 @@ something open, the twin's reading is marked with ``Reading:``.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import simpy
-from twin_books import Books, Function, Machine, Service, TwinResult
-from twin_draws import BOOT, LIFE, REFUSAL, Request, arrivals, bits, draw, exponential, route_of, spread
+from twin_books import Books, Function, Machine, Service, TwinResult, Visit
+from twin_draws import BOOT, LIFE, REFUSAL, UNSURE, Request, arrivals, bits, draw, exponential, route_of, spread
+from twin_stages import is_all, of_route, stage_at, stages_of
 
-from selfserve.protocol import Admit, Decision, Step
+from selfserve.protocol import Admit, Decision, Route, Step, Then
 from selfserve.scenario import NS, Scenario, Storm, to_ns
 from selfserve.workload import Workload
 
@@ -33,6 +35,10 @@ class Twin(Books):
         self.ordinals = [0] * len(scenario.pools)
         self.armed: set[tuple[int, ...]] = set()
         self.finishing: dict[tuple[int, int], list[Service]] = {}
+        self.parts: dict[int, list[Visit]] = {}
+        """Of requests in a cascade: the stages they have passed."""
+        self.members: dict[int, tuple[list[Visit], float]] = {}
+        """Of requests to an ensemble: their stages, the accuracy of all together."""
 
     # -------------------------------------------------------------------------------------------- 1 time and order
     @property
@@ -65,15 +71,15 @@ class Twin(Books):
             for head in self.heads(p):
                 leave = self.leave_time(head)
                 if leave is not None:
-                    self.alarm(leave, LEAVE, p, head.klass, head.id)
+                    self.alarm(leave, LEAVE, p, head.klass, head.place)
                 timeout = head.arrival + self.batch_wait(p)
                 if (timeout, TIMEOUT) > self.key:
-                    self.alarm(timeout, TIMEOUT, p, head.klass, head.id)
+                    self.alarm(timeout, TIMEOUT, p, head.klass, head.place)
             for m, function in enumerate(self.functions[p]):
                 if (self.token_time(p, function), TIMEOUT) > self.key:
-                    self.alarm(self.token_time(p, function), TIMEOUT, p, m, -1)
+                    self.alarm(self.token_time(p, function), TIMEOUT, p, m, ())
 
-    def alarm(self, time: int, rank: int, pool: int, index: int, ident: int) -> None:
+    def alarm(self, time: int, rank: int, pool: int, index: int, ident: tuple[int, ...]) -> None:
         name = (time, rank, pool, index, ident)
         if name in self.armed:
             return
@@ -81,9 +87,9 @@ class Twin(Books):
 
         def action() -> Iterable[int]:
             self.armed.discard(name)
-            if ident < 0:
+            if not ident:
                 return [pool] if self.token_time(pool, self.functions[pool][index]) == time else []
-            head = next((r for r in self.heads(pool) if r.id == ident), None)
+            head = next((r for r in self.heads(pool) if r.place == ident), None)
             if head is None:
                 return []
             if rank == LEAVE:
@@ -91,9 +97,9 @@ class Twin(Books):
             return [pool] if head.arrival + self.batch_wait(pool) == time else []
 
         if rank == LEAVE:  # an overdue one leaves at rank 4 of the present instant (1.3)
-            self.at(max(time, self.now), rank, pool, (time, index, ident), action)
+            self.at(max(time, self.now), rank, pool, (time, index, *ident), action)
         else:
-            self.at(time, rank, pool, (time, index, ident), action)  # 5.6: the earliest first, ties by class
+            self.at(time, rank, pool, (time, index, *ident), action)  # 5.6: the earliest first, ties by class
 
     # ----------------------------------------------------------------------------------------------- the run (9.1)
     def run(self) -> TwinResult:
@@ -104,10 +110,9 @@ class Twin(Books):
         for request in self.requests:
             self.at(request.arrival, ARRIVAL, -1, (request.id,), lambda r=request: self.arrive(r))  # type: ignore[misc]
         self.env.run()
-        for queue in self.queues:
-            for request in queue:
-                request.rejected, request.pool = True, -1
-                self.seen["rejected"] += 1
+        for request in {visit.id: visit.request for queue in self.queues for visit in queue}.values():
+            request.rejected = True
+            self.seen["rejected"] += 1
         billed = [sum(self.billed(machine) for machine in row) for row in self.machines]
         return self.result(np.array(billed, np.int64))
 
@@ -125,7 +130,16 @@ class Twin(Books):
 
     def arrive(self, request: Request) -> Iterable[int]:
         request.route = route_of(self.decision, request)
-        return [self.admit(request, 0)]
+        route = self.decision.routes[request.klass][request.route]
+        if not is_all(route, Then.ALSO):
+            return [self.admit(Visit(request, 0), 0)]
+        visits = [Visit(request, stage) for stage in range(len(stages_of(route)))]  # 10.5
+        self.members[request.id] = visits, of_route(self.scenario, route)[1]
+        for visit, (first, _) in zip(visits, stages_of(route), strict=True):
+            self.dispatch(self.admit(visit, first))
+        waiting = Counter(visit.pool for visit in visits if visit.start < 0)
+        self.seen["two stages in one queue"] += max(waiting.values(), default=0) > 1
+        return []
 
     # -------------------------------------------------------------------------------------------------- 4 machines
     def scale(self, p: int, target: int) -> None:
@@ -199,12 +213,12 @@ class Twin(Books):
         return None
 
     # ---------------------------------------------------------------------------------------------------- 5 queues
-    def heads(self, p: int) -> list[Request]:
-        """Rule 5.1: the lowest id of each class, in order of classes."""
-        heads: dict[int, Request] = {}
-        for request in self.queues[p]:
-            if request.klass not in heads or request.id < heads[request.klass].id:
-                heads[request.klass] = request
+    def heads(self, p: int) -> list[Visit]:
+        """Rule 5.1: the lowest id of each class (of one id the earlier stage, 10.3), in order of classes."""
+        heads: dict[int, Visit] = {}
+        for visit in self.queues[p]:
+            head = heads.get(visit.klass, visit)
+            heads[visit.klass] = visit if (visit.id, visit.stage) < (head.id, head.stage) else head
         return [heads[k] for k in sorted(heads)]
 
     def batch_max(self, p: int) -> int:
@@ -216,60 +230,69 @@ class Twin(Books):
     def batch_wait(self, p: int) -> int:
         return to_ns(self.decision.batch_wait_s[p]) if self.decision.batch_wait_s else 0
 
-    def next_steps(self, request: Request) -> tuple[Step, ...]:
-        """The present step and those after it in the decision in force; none if it is not there any more (5.2)."""
-        routes = self.decision.routes[request.klass]
-        if request.route >= len(routes) or request.step >= len(routes[request.route].steps):
+    def route(self, visit: Visit) -> Route | None:
+        """The route of a request in the decision in force; None if its place is not there any more (5.2)."""
+        routes = self.decision.routes[visit.klass]
+        number = visit.request.route
+        if number >= len(routes) or visit.step >= len(routes[number].steps):
             self.seen["step gone"] += 1
-            return ()
-        steps = routes[request.route].steps[request.step :]
-        if steps[0].pool != request.pool:
+            return None
+        if routes[number].steps[visit.step].pool != visit.pool:
             self.seen["step moved"] += 1
-            return ()
-        return steps
+            return None
+        return routes[number]
 
-    def leave_time(self, request: Request) -> int | None:
+    def next_steps(self, visit: Visit) -> tuple[Step, ...]:
+        """The present step and those after it in its stage (10.1) by the decision in force; none if it is not there."""
+        route = self.route(visit)
+        if route is None:
+            return ()
+        first, steps = stages_of(route)[stage_at(route, visit.step)]
+        return steps[visit.step - first :]
+
+    def leave_time(self, visit: Visit) -> int | None:
         """Rule 5.6."""
-        steps = self.next_steps(request)
+        steps = self.next_steps(visit)
         if len(steps) < 2 or steps[0].leave_slack_s == -math.inf:
             return None
-        return request.deadline - to_ns(steps[0].leave_slack_s)
+        return visit.deadline - to_ns(steps[0].leave_slack_s)
 
-    def model_at_dispatch(self, request: Request) -> int:
+    def model_at_dispatch(self, visit: Visit) -> int:
         """Rule 5.3."""
-        if self.scenario.pools[request.pool].is_function:
-            return request.held
-        steps = self.next_steps(request)
+        if self.scenario.pools[visit.pool].is_function:
+            return visit.held
+        steps = self.next_steps(visit)
         if steps and steps[0].late_model is not None:
-            if request.deadline - self.now < to_ns(steps[0].late_slack_s):
+            if visit.deadline - self.now < to_ns(steps[0].late_slack_s):
                 return steps[0].late_model
-        return request.held
+        return visit.held
 
     def holding(self, p: int, model: int) -> int:
-        return sum(request.held == model for request in self.queues[p])
+        return sum(visit.held == model for visit in self.queues[p])
 
-    def due(self, p: int) -> list[Request]:
+    def due(self, p: int) -> list[Visit]:
         """Rule 5.4: the due heads, earliest in queue order first."""
         full, wait = self.batch_max(p), self.batch_wait(p)
-        heads = [r for r in self.heads(p) if self.holding(p, r.held) >= full or (r.arrival + wait, TIMEOUT) <= self.key]
-        return sorted(heads, key=lambda r: (r.deadline, r.id))
+        heads = [v for v in self.heads(p) if self.holding(p, v.held) >= full or (v.arrival + wait, TIMEOUT) <= self.key]
+        return sorted(heads, key=lambda v: v.place)
 
-    def enqueue(self, request: Request) -> None:
-        request.since = self.now
-        most = self.batch_max(request.pool)
-        request.work = int(self.scenario.pools[request.pool].believed_ns[request.held, most]) // most  # 6.3
-        self.queues[request.pool].append(request)
+    def enqueue(self, visit: Visit) -> None:
+        visit.since = self.now
+        most = self.batch_max(visit.pool)
+        visit.work = int(self.scenario.pools[visit.pool].believed_ns[visit.held, most]) // most  # 6.3
+        self.queues[visit.pool].append(visit)
 
-    def dequeue(self, request: Request) -> None:
-        self.waits.append((request.pool, request.klass, request.since, self.now))
-        self.queues[request.pool].remove(request)
+    def dequeue(self, visit: Visit) -> None:
+        self.waits.append((visit.pool, visit.klass, visit.since, self.now))
+        self.queues[visit.pool].remove(visit)
 
-    def leave(self, request: Request) -> Iterable[int]:
+    def leave(self, visit: Visit) -> Iterable[int]:
         """Rule 5.6. Reading: one event, of the pool it leaves and of the pool it enters."""
-        left = request.pool
-        self.seen["leave" if self.leave_time(request) == self.now else "leave at once"] += 1
-        self.dequeue(request)
-        entered = self.admit(request, request.step + 1)
+        left = visit.pool
+        self.seen["leave" if self.leave_time(visit) == self.now else "leave at once"] += 1
+        self.seen["leave in a later stage"] += visit.stage > 0
+        self.dequeue(visit)
+        entered = self.admit(visit, visit.step + 1)
         return [entered] if entered == left else [entered, left]
 
     def dispatch(self, p: int) -> None:
@@ -278,7 +301,7 @@ class Twin(Books):
         while True:
             if not function and self.free_slot(p) is None:
                 return
-            able = [r for r in self.due(p) if not function or self.can_start(p, self.model_at_dispatch(r))]
+            able = [v for v in self.due(p) if not function or self.can_start(p, self.model_at_dispatch(v))]
             if not able:
                 return
             head = able[0]
@@ -286,14 +309,14 @@ class Twin(Books):
             batch = [head]
             self.dequeue(head)
             while len(batch) < self.batch_max(p):
-                mates = [r for r in self.heads(p) if self.model_at_dispatch(r) == model]
+                mates = [v for v in self.heads(p) if self.model_at_dispatch(v) == model]
                 if not mates:
                     break
-                batch.append(min(mates, key=lambda r: (r.deadline, r.id)))
+                batch.append(min(mates, key=lambda v: v.place))
                 self.dequeue(batch[-1])
             self.begin(p, model, batch)
 
-    def begin(self, p: int, model: int, batch: list[Request]) -> None:
+    def begin(self, p: int, model: int, batch: list[Visit]) -> None:
         """Rules 5.5 and 7.4: put a batch on the first free slot, or on a container."""
         pool, physics = self.scenario.pools[p], self.scenario.function
         mean = int(pool.service_ns[model, len(batch)])
@@ -315,12 +338,13 @@ class Twin(Books):
             self.note("cold start", p)
         if len(batch) > 1:
             self.seen["batch on function" if pool.is_function else "batch"] += 1
-        for request in batch:
-            self.seen["late bind"] += request.held != model
-            request.model, request.start, request.finish, request.cold = model, service.start, service.finish, cold
+        self.seen["batch of several stages"] += len({visit.stage for visit in batch}) > 1
+        for visit in batch:
+            self.seen["late bind"] += visit.held != model
+            visit.model, visit.start, visit.finish, visit.cold = model, service.start, service.finish, cold
         if pool.is_function:  # 7.7
             ms = -(-length // 1_000_000)
-            if any(self.warmup <= request.arrival < self.end for request in batch):
+            if any(self.warmup <= visit.arrival < self.end for visit in batch):
                 (self.function_ms if place is None else self.provisioned_ms)[p, model] += ms
                 self.invocations[p, model] += 1
             self.seen["provisioned" if place else "cold" if cold else "warm"] += 1
@@ -336,10 +360,6 @@ class Twin(Books):
         """Rule 4.5. Reading: all finishes of a pool at one instant are one event, so that one dispatch follows them."""
         services = [service for service in self.finishing.pop((p, self.now)) if not service.cancelled]
         for service in services:
-            for request in service.batch:
-                self.note("served", p, service.model, request.klass)
-                if self.now > request.deadline:  # 9.2
-                    self.note("late", p, service.model, request.klass)
             machine = service.machine
             if machine is None:
                 self.functions[p][service.model].executing -= 1
@@ -348,22 +368,73 @@ class Twin(Books):
                 machine.slots[machine.slots.index(service)] = None
                 if machine.draining and not machine.busy:
                     machine.gone = self.now
+        # 10.4: the moves on in order of ids, each with its dispatch; the pool's own dispatch comes last.
+        for visit in sorted((v for service in services for v in service.batch), key=lambda v: (v.id, v.stage)):
+            visit.done = True
+            first = self.moves_on(visit)
+            if first is None:
+                self.answer(visit)
+            else:
+                later = Visit(visit.request, visit.stage + 1)
+                self.parts.setdefault(visit.id, []).append(visit)
+                self.dispatch(self.admit(later, first))
         return [p] if services else []
 
-    # ------------------------------------------------------------------------------------------------- 6 admission
-    def admit(self, request: Request, first: int) -> int:
-        """Rule 6.1: try the route's steps from ``first``; return the pool whose queue it enters."""
-        steps = self.decision.routes[request.klass][request.route].steps
-        for number in range(first, len(steps)):
-            step = steps[number]
-            last = number == len(steps) - 1
-            if last or step.admit == Admit.ALWAYS or self.accepts(step, request):
-                break
-        request.step, request.pool, request.held = number, step.pool, step.model
-        self.enqueue(request)
-        return request.pool
+    # ---------------------------------------------------------------------------------------------------- 10 stages
+    def moves_on(self, visit: Visit) -> int | None:
+        """Rule 10.4: the first step of the next stage if the request is unsure, None if not.
 
-    def accepts(self, step: Step, request: Request) -> bool:
+        Reading: all is read from the decision in force at the finish, as in 5.2; the request keeps count of its stages.
+        """
+        route = None if visit.id in self.members else self.route(visit)
+        if route is None or not is_all(route, Then.IF_UNSURE):
+            return None
+        stages, here = stages_of(route), stage_at(route, visit.step)
+        if here == len(stages) - 1:
+            return None
+        unsure = bits(draw(self.seed, UNSURE, visit.id * 64 + visit.stage), 15, 0)
+        answer = unsure < of_route(self.scenario, route)[0][here]
+        self.seen[f"unsure {answer}"] += 1
+        return stages[here + 1][0] if answer else None
+
+    def answer(self, visit: Visit) -> None:
+        """Rules 9.2, 10.5 and 10.7: the answer of a request, if none of its stages is still out."""
+        request, parts = visit.request, [*self.parts.pop(visit.id, []), visit]
+        if visit.id in self.members:
+            parts, accuracy = self.members[visit.id]
+            if not all(part.done for part in parts):
+                return
+            self.seen["ensemble answered"] += 1
+        else:
+            # Reading: that of the cascade in force at the answer; if it is not there any more, the model's own.
+            route = self.route(visit)
+            in_cascade = route is not None and is_all(route, Then.IF_UNSURE)
+            own = self.scenario.models[visit.model].accuracy_pct
+            accuracy = of_route(self.scenario, route)[1] if route is not None and in_cascade else own
+            self.seen["cascade answered"] += in_cascade
+        last = max(parts, key=lambda part: (part.finish, part.stage))
+        request.pool, request.model, request.finish, request.cold = last.pool, last.model, last.finish, last.cold
+        request.start, request.accuracy = min(part.start for part in parts), accuracy
+        self.note("served", last.pool, last.model, last.klass)
+        self.accuracies.append((last.klass, accuracy))
+        if self.now > request.deadline:  # 9.2
+            self.note("late", last.pool, last.model, last.klass)
+
+    # ------------------------------------------------------------------------------------------------- 6 admission
+    def admit(self, visit: Visit, first: int) -> int:
+        """Rule 6.1: try the steps of the stage from ``first``; return the pool whose queue it enters."""
+        route = self.decision.routes[visit.klass][visit.request.route]
+        begin, steps = stages_of(route)[stage_at(route, first)]
+        for number, step in enumerate(steps, begin):
+            last = number == begin + len(steps) - 1
+            if number >= first and (last or step.admit == Admit.ALWAYS or self.accepts(step, visit)):
+                break
+        self.seen["overflow in a later stage"] += visit.stage > 0 and number > first
+        visit.step, visit.pool, visit.held = number, step.pool, step.model
+        self.enqueue(visit)
+        return visit.pool
+
+    def accepts(self, step: Step, visit: Visit) -> bool:
         function = self.scenario.pools[step.pool].is_function
         if step.admit == Admit.IF_IDLE:
             if function:  # 7.5
@@ -373,12 +444,12 @@ class Twin(Books):
                 answer = self.free_slot(step.pool) is not None
                 answer = answer and len(self.queues[step.pool]) < self.batch_max(step.pool)
         else:
-            predicted = self.predict_function(step) if function else self.predict_machines(step, request)
-            answer = predicted is not None and predicted <= request.deadline
+            predicted = self.predict_function(step) if function else self.predict_machines(step, visit)
+            answer = predicted is not None and predicted <= visit.deadline
         self.seen[f"{step.admit.name} {'function' if function else 'machines'} {answer}"] += 1
         return answer
 
-    def predict_machines(self, step: Step, request: Request) -> int | None:
+    def predict_machines(self, step: Step, visit: Visit) -> int | None:
         """Rule 6.3."""
         p, now = step.pool, self.now
         pool, most, queue = self.scenario.pools[p], self.batch_max(p), self.queues[p]
@@ -393,7 +464,7 @@ class Twin(Books):
         elif not free:
             left = sum(s.start + s.believed for machine in ready for s in machine.slots if s is not None)
             remaining = max(0, left - slots * now)
-        ahead = sum(r.work for r in queue if (r.deadline, r.id) < (request.deadline, request.id))
+        ahead = sum(other.work for other in queue if other.place < visit.place)
         delay = 0 if free else (ahead + remaining) // slots
         size = min(most, self.holding(p, step.model) + 1)
         wait = 0 if size == most else self.batch_wait(p)
@@ -479,10 +550,10 @@ class Twin(Books):
         for service in machine.slots:
             if service is not None:
                 service.cancelled, service.finish = True, self.now
-                for request in service.batch:
-                    self.seen["return"] += 1
-                    request.model = request.start = request.finish = -1
-                    self.enqueue(request)
+                for visit in service.batch:
+                    self.seen["return in a later stage" if visit.stage else "return"] += 1
+                    visit.model = visit.start = visit.finish = -1
+                    self.enqueue(visit)
         return [machine.pool]
 
 

@@ -15,13 +15,47 @@ from selfserve.scenario import NS, Scenario, to_ns
 NEVER = -(10**30)
 
 
+@dataclass(eq=False)
+class Visit:
+    """A request in one of its stages (rule 10; a plain route has one), where it waits or is served."""
+
+    request: Request
+    stage: int
+    step: int = -1
+    pool: int = -1
+    held: int = -1
+    work: int = 0
+    since: int = 0
+    """When it entered its present queue."""
+    model: int = -1
+    start: int = -1
+    finish: int = -1
+    cold: bool = False
+    done: bool = False
+
+    id = property(lambda self: self.request.id)
+    arrival = property(lambda self: self.request.arrival)
+    klass = property(lambda self: self.request.klass)
+    deadline = property(lambda self: self.request.deadline)
+
+    @property
+    def quantile(self) -> int:
+        """Rule 10.3."""
+        return self.request.quantile + 1365 * self.stage & 4095
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Rule 5.1, where ids tie 10.3: its place in the order of a queue."""
+        return self.deadline, self.id, self.stage
+
+
 @dataclass
 class Service:
     """A batch in service."""
 
     pool: int
     model: int
-    batch: list[Request]
+    batch: list[Visit]
     start: int
     finish: int
     believed: int
@@ -81,6 +115,10 @@ class TwinResult:
     provisioned_ms: np.ndarray
     invocations: np.ndarray
     cost_usd: np.ndarray
+    below_floor: np.ndarray
+    """[K] answers of scored requests that are less accurate than their class demands."""
+    mean_accuracy_pct: np.ndarray
+    """[K] over the answers of scored requests; nan where there are none."""
     observations: list[Observation]
     seen: Counter[str]
     """How often each feature of the physics was at work."""
@@ -92,7 +130,7 @@ class Books:
     def __init__(self, scenario: Scenario, requests: list[Request], interval: int):
         pools, models = len(scenario.pools), len(scenario.models)
         self.scenario, self.requests, self.interval = scenario, requests, interval
-        self.queues: list[list[Request]] = [[] for _ in range(pools)]
+        self.queues: list[list[Visit]] = [[] for _ in range(pools)]
         self.machines: list[list[Machine]] = [[] for _ in range(pools)]
         self.functions = [[Function() for _ in range(models)] for _ in range(pools)]
         self.function_ms = np.zeros((pools, models), np.int64)
@@ -103,6 +141,8 @@ class Books:
         """What happened since the last observation: (what, pool, model, class or size of the batch)."""
         self.waits: list[tuple[int, int, int, int]] = []
         """Waits that ended: pool, class, from, to."""
+        self.accuracies: list[tuple[int, float]] = []
+        """Answers since the last observation: class, accuracy in percent."""
         self.services: list[Service] = []
         self.seen: Counter[str] = Counter()
 
@@ -147,7 +187,7 @@ class Books:
             head_age_s=age,
             served=served,
             late=np.array(late),
-            accuracy_sum=served.sum(axis=0).T @ scenario.accuracy_pct,
+            accuracy_sum=np.array([sum(a for c, a in self.accuracies if c == k) for k in range(classes)]),
             cold_starts=np.array([count["cold start", p, 0, 0] for p in pools]),
             lost=np.array([count["lost", p, 0, 0] for p in pools]),
             refused=np.array([count["refused", p, 0, 0] for p in pools]),
@@ -156,6 +196,7 @@ class Books:
         )
         self.observations.append(observation)
         self.log.clear()
+        self.accuracies.clear()
 
     def result(self, vm_billed_ns: np.ndarray) -> TwinResult:
         cost = [
@@ -167,6 +208,12 @@ class Books:
         ]
 
         scored = [request for request in self.requests if request.arrival >= to_ns(self.scenario.warmup_s)]  # 9.1
+
+        below, means = [], []
+        for k, demand in enumerate(self.scenario.classes):
+            answers = [r.accuracy for r in scored if r.klass == k and not r.rejected]
+            below.append(sum(accuracy < demand.min_accuracy_pct for accuracy in answers))
+            means.append(sum(answers) / len(answers) if answers else math.nan)
 
         def column(name: str) -> np.ndarray:
             return np.array([getattr(request, name) for request in scored])
@@ -186,6 +233,8 @@ class Books:
             provisioned_ms=self.provisioned_ms,
             invocations=self.invocations,
             cost_usd=np.array(cost),
+            below_floor=np.array(below),
+            mean_accuracy_pct=np.array(means),
             observations=self.observations,
             seen=self.seen,
         )

@@ -1,7 +1,8 @@
 """Random small cases on which the simulator and its twin must agree, and the comparison itself.
 
 ``python tests/twin_cases.py 1000`` compares on the first thousand cases and says what they covered;
-``python tests/twin_cases.py 17 18`` shows cases 17 up to 18.
+``python tests/twin_cases.py 17 18`` shows cases 17 up to 18. With ``--stages`` every third case (numbers 2, 5, 8, ..)
+has cascades and ensembles.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from collections import Counter
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from cases import make_pool, make_workload
 from twin import run_twin
 from twin_books import TwinResult
 
-from selfserve.protocol import Admit, Decision, Observation, Route, Step
+from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import (
     NS,
+    CorrectnessPhysics,
     FunctionPhysics,
     Model,
     Pool,
@@ -46,58 +49,13 @@ class Case:
     seed: int
 
 
-def make_workload(
-    seconds: int,
-    counts: np.ndarray | None = None,
-    times_ns: np.ndarray | None = None,
-    thresholds: np.ndarray | None = None,
-) -> Workload:
-    """A window that starts where its trace starts, with one class unless thresholds say more."""
-    if times_ns is not None:
-        times_ns = np.sort(np.asarray(times_ns, np.int64))
-        counts = np.bincount(times_ns // NS, minlength=seconds)
-    assert counts is not None
-    thresholds = np.array([[65536]]) if thresholds is None else thresholds
-    history = np.zeros(0, np.int64)
-    return Workload(
-        "case", 0, seconds, np.asarray(counts, np.int64), times_ns, thresholds.astype(np.int64), history, 1.0, ""
-    )
-
-
-def make_pool(name: str, market: str, service_ns: np.ndarray, believed_factor: float = 1.0, **others: object) -> Pool:
-    """A pool with the models that ``service_ns`` [M, B + 1] has times for."""
-    function = market == "function"
-    service_ns = np.asarray(service_ns, np.int64)
-    models = tuple(int(m) for m in np.flatnonzero(service_ns[:, 1]))
-    settings: dict[str, object] = {
-        "slots": 1,
-        "threads": 1,
-        "memory_mb": 1769.0,
-        "max_machines": 100,
-        "usd_per_hour": 0.015 if function else 0.085,
-        "usd_per_busy_hour": 0.105 if function else 0.0,
-        "usd_per_busy_hour_provisioned": 0.061 if function else 0.0,
-        "usd_per_request": 2e-7 if function else 0.0,
-    }
-    return Pool(
-        name=name,
-        resource="lambda" if function else "c6i.large",
-        market=market,
-        models=models,
-        service_ns=service_ns,
-        believed_ns=np.round(service_ns * believed_factor).astype(np.int64),
-        sources=("measured",) * len(models),
-        **(settings | others),  # type: ignore[arg-type]
-    )
-
-
 class Maker:
     """Draws one case; in half of them all times are multiples of a quarter second, so that events collide."""
 
-    def __init__(self, number: int):
-        self.number, self.rng = number, random.Random(number)
+    def __init__(self, number: int, stages: bool):
+        self.number, self.rng, self.staged = number, random.Random(number), stages and number % 3 == 2
         self.grid = self.rng.random() < 0.5
-        self.models = self.rng.randint(1, 3)
+        self.models = self.rng.randint(1, 3) + self.staged
         self.classes = self.rng.randint(1, 3)
         self.seconds = self.rng.randint(20, 200)
         self.requests = round(math.exp(self.rng.uniform(math.log(20), math.log(400))))
@@ -145,6 +103,10 @@ class Maker:
             service=ServicePhysics(spread, 1.0),
         )
         workload = self.workload()
+        if self.staged:
+            physics = CorrectnessPhysics(self.pick(0.8, 0.0, 0.5, 0.95), self.pick(0.85, 0.5, 0.7, 0.99))
+            demands = [replace(c, min_accuracy_pct=self.rng.uniform(65, 80)) for c in scenario.classes]
+            scenario = replace(scenario, correctness=physics, classes=tuple(demands))
         return Case(
             self.number, scenario, workload, self.decisions(scenario), self.interval_s, self.rng.randrange(2**31)
         )
@@ -224,6 +186,9 @@ class Maker:
         if self.chance(restless / 2):
             routes = [self.routes(scenario, k) if self.chance(0.5) else r for k, r in enumerate(decision.routes)]
             decision = replace(decision, routes=tuple(routes))
+        if self.staged and self.chance(restless / 2):
+            retold = [tuple(map(self.retouched, routes)) for routes in decision.routes]
+            decision = replace(decision, routes=tuple(retold))
         if self.chance(restless / 2) and decision.batch_max:
             decision = replace(decision, batch_max=tuple(self.rng.randint(1, 6) for _ in scenario.pools))
         if self.chance(restless / 3) and decision.batch_wait_s:
@@ -242,7 +207,32 @@ class Maker:
         count = self.pick(1, 1, 2, 3)
         weights = [self.pick(1.0, 0.5, self.rng.random(), 0.0) for _ in range(count)]
         weights[self.rng.randrange(count)] = 1.0
-        return tuple(Route(tuple(self.step(scenario, slo) for _ in range(self.pick(1, 2, 2, 3))), w) for w in weights)
+        return tuple(Route(self.steps(scenario, slo), w) for w in weights)
+
+    def steps(self, scenario: Scenario, slo: float) -> tuple[Step, ...]:
+        """A plain route or, in a case with stages, more often a cascade or an ensemble."""
+        count = self.pick(1, 2, 2, 3)
+        then = self.pick(Then.IF_UNSURE, Then.IF_UNSURE, Then.ALSO, Then.DONE) if self.staged else Then.DONE
+        if then == Then.DONE:
+            return tuple(self.step(scenario, slo) for _ in range(count))
+        steps: list[Step] = []
+        for stage in range(stages := self.pick(2, 2, 3)):
+            model = self.rng.choice([m for pool in scenario.pools for m in pool.models])
+            pools = [p for p, pool in enumerate(scenario.pools) if model in pool.models]
+            for _ in range(self.pick(1, 1, 2, 3)):
+                step = replace(self.step(scenario, slo), late_model=None, late_slack_s=0.0)
+                steps.append(replace(step, pool=self.rng.choice(pools), model=model))
+            if stage < stages - 1:
+                steps[-1] = replace(steps[-1], then=then, unsure_share=self.share() if then == Then.IF_UNSURE else 0.0)
+        return tuple(steps)
+
+    def share(self) -> float:
+        return self.pick(0.0, 1.0, 0.3, self.rng.random(), self.rng.random())
+
+    def retouched(self, route: Route) -> Route:
+        """A route whose cascade passes on other shares."""
+        steps = [replace(s, unsure_share=self.share()) if s.then == Then.IF_UNSURE else s for s in route.steps]
+        return replace(route, steps=tuple(steps))
 
     def step(self, scenario: Scenario, slo: float) -> Step:
         p = self.rng.randrange(len(scenario.pools))
@@ -261,9 +251,9 @@ class Maker:
         )
 
 
-def make_case(number: int) -> Case:
-    """Case ``number``, always the same."""
-    return Maker(number).case()
+def make_case(number: int, stages: bool = False) -> Case:
+    """Case ``number``, always the same; a third of them are others if there are to be cascades and ensembles."""
+    return Maker(number, stages).case()
 
 
 def run_simulator(case: Case) -> tuple[Result, list[Observation]]:
@@ -307,6 +297,8 @@ def simulated(case: Case) -> TwinResult:
         provisioned_ms=result.provisioned_ms,
         invocations=result.invocations,
         cost_usd=np.asarray(result.cost_usd),
+        below_floor=result.class_totals["below_floor"].to_numpy(),
+        mean_accuracy_pct=result.classes["mean_accuracy_pct"].to_numpy(float),
         observations=observations,
         seen=Counter(),
     )
@@ -328,6 +320,11 @@ def first_difference(mine: TwinResult, theirs: TwinResult) -> str | None:
             return f"{name}: twin {getattr(mine, name).tolist()}, simulator {getattr(theirs, name).tolist()}"
     if np.abs(mine.cost_usd - theirs.cost_usd).max() > 1e-9:
         return f"cost_usd: twin {mine.cost_usd.tolist()}, simulator {theirs.cost_usd.tolist()}"
+    if (mine.below_floor != theirs.below_floor).any():
+        return f"below_floor: twin {mine.below_floor.tolist()}, simulator {theirs.below_floor.tolist()}"
+    means = mine.mean_accuracy_pct, theirs.mean_accuracy_pct
+    if not np.allclose(*means, rtol=1e-9, equal_nan=True):
+        return f"mean_accuracy_pct: twin {means[0].tolist()}, simulator {means[1].tolist()}"
     if len(mine.observations) != len(theirs.observations):
         return f"{len(mine.observations)} observations in the twin, {len(theirs.observations)} in the simulator"
     for i, (a, b) in enumerate(zip(mine.observations, theirs.observations, strict=True)):
@@ -364,11 +361,13 @@ def show(case: Case) -> str:
 
 def main(arguments: list[str]) -> int:
     """Compare cases [first, last); with both given, show them too."""
+    stages = "--stages" in arguments
+    arguments = [argument for argument in arguments if argument != "--stages"]
     first, last = (int(arguments[0]), int(arguments[1])) if len(arguments) > 1 else (0, int(arguments[0]))
     seen: Counter[str] = Counter()
     requests = failures = 0
     for number in range(first, last):
-        case = make_case(number)
+        case = make_case(number, stages)
         if len(arguments) > 1:
             print(show(case))
         mine = twin_of(case)

@@ -11,7 +11,7 @@ from selfserve.protocol import Decision
 from selfserve.scenario import NS, Scenario, to_ns
 from selfserve.workload import Workload
 
-REQUEST, CLOSING, BOOT, LIFE, REFUSAL = 1, 2, 3, 4, 5  # 2.2
+REQUEST, CLOSING, BOOT, LIFE, REFUSAL, UNSURE = 1, 2, 3, 4, 5, 6  # 2.2
 MASK, GOLDEN = (1 << 64) - 1, 0x9E3779B97F4A7C15
 
 
@@ -68,7 +68,7 @@ def exponential(u: int) -> int:
 # -------------------------------------------------------------------------------------------------- 3 arrivals
 @dataclass
 class Request:
-    """A request, where it waits, and what became of it."""
+    """A request and what became of it."""
 
     id: int
     arrival: int
@@ -77,16 +77,12 @@ class Request:
     quantile: int
     route_bits: int
     route: int = -1
-    step: int = -1
     pool: int = -1
-    held: int = -1
-    work: int = 0
-    since: int = 0
-    """When it entered its present queue."""
     model: int = -1
     start: int = -1
     finish: int = -1
     cold: bool = False
+    accuracy: float = math.nan
     rejected: bool = False
 
 
