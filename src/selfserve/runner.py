@@ -14,7 +14,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,24 +37,13 @@ class Report(NamedTuple):
     skipped: list[str]
 
 
-class _Place(NamedTuple):
-    """A notebook, its executed copy and its stamp."""
-
-    source: Path
-    copy: Path
-    stamp: Path
-
-    def record(self) -> dict[str, Any] | None:
-        """Return the stamp, or None where there is none that can be read."""
-        try:
-            record: dict[str, Any] = json.loads(self.stamp.read_text())
-            return record if record.keys() >= {"mode", "inputs", "files"} else None
-        except (OSError, ValueError, AttributeError):
-            return None
-
-
-def _place(source: Path, results: Path) -> _Place:
-    return _Place(source, results / "notebooks" / source.name, results / "notebooks" / f"{source.stem}.json")
+def _record(copy: Path) -> dict[str, Any] | None:
+    """Return the stamp beside an executed copy, or None where there is none that can be read."""
+    try:
+        record: dict[str, Any] = json.loads(copy.with_suffix(".json").read_text())
+        return record if record.keys() >= {"mode", "inputs", "files"} else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def project_root() -> Path:
@@ -65,9 +55,8 @@ def project_root() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents, *Path(__file__).resolve().parents):
         if (folder / "notebooks").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
-    raise InputError(
-        f"notebooks: no folder with notebooks/ and pyproject.toml at or above {Path.cwd()}; run this in the project"
-    )
+    wanted = f"no folder with notebooks/ and pyproject.toml at or above {Path.cwd()}"
+    raise InputError(f"notebooks: {wanted}; run this in the project")
 
 
 def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
@@ -121,14 +110,11 @@ def parse_scalar(value: Scalar, kind: type, where: str) -> Scalar:
     Raises:
         InputError: if it is not of that kind; the message starts with ``where``.
     """
-    words = {"true": True, "false": False}
     if isinstance(value, str) and kind is bool:
-        value = words.get(value.lower(), value)
+        value = {"true": True, "false": False}.get(value.lower(), value)
     elif isinstance(value, str) or (kind is float and type(value) is int):
-        try:
+        with suppress(ValueError):  # the text stays text, which the next line refuses
             value = kind(value)
-        except ValueError:
-            pass  # the text stays text, which the next line refuses
     if type(value) is not kind:
         right = "true or false" if kind is bool else f"of type {kind.__name__}"
         raise InputError(f"{where} = {value!r} is not {right}")
@@ -136,17 +122,13 @@ def parse_scalar(value: Scalar, kind: type, where: str) -> Scalar:
 
 
 def run_notebooks(
-    *,
-    quick: bool = False,
-    force: bool = False,
-    only: Sequence[str] = (),
-    parameters: Mapping[str, Scalar] | None = None,
-    project: Path | None = None,
-    progress: bool | None = None,
-) -> Report:
+    *, quick: bool = False, force: bool = False, only: Sequence[str] = (),
+    parameters: Mapping[str, Scalar] | None = None, project: Path | None = None,
+) -> Report:  # fmt: skip
     """Run the numbered notebooks one after the other, skipping those whose inputs have not changed.
 
-    Results go to the folder ``SELFSERVE_RESULTS`` if set, else to the project's ``results``.
+    Results go to the folder ``SELFSERVE_RESULTS`` if set, else to the project's ``results``. Progress bars are drawn on
+    a terminal only.
 
     Args:
         quick: run on small synthetic inputs (the notebooks' parameter ``quick``).
@@ -154,7 +136,6 @@ def run_notebooks(
         only: numbers or names of the notebooks to run; empty for all.
         parameters: further parameters, for every notebook that runs.
         project: the folder that holds ``notebooks``; found from the working directory if None.
-        progress: draw progress bars; by default only on a terminal.
 
     Raises:
         InputError: on a notebook or parameter that is not there, before anything runs.
@@ -168,20 +149,17 @@ def run_notebooks(
     os.environ.update(SELFSERVE_RESULTS=str(results), PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
     notebooks = find_notebooks(project / "notebooks", only)
     values = [check_parameters(path, {"quick": quick, **(parameters or {})}) for path in notebooks]
-    common = _common_digest(project, quick)
-    show = sys.stderr.isatty() if progress is None else progress
-    report = Report([], [])
-    with tqdm(total=len(notebooks), desc="notebooks", unit="nb", position=0, disable=not show) as bar:
+    common, report = _common_digest(project, quick), Report([], [])
+    with tqdm(total=len(notebooks), desc="notebooks", unit="nb", position=0, disable=None) as bar:
         for path, own in zip(notebooks, values, strict=True):
-            place = _place(path, results)
-            inputs = _digest([common, _source(path), json.dumps(own, sort_keys=True).encode()])
+            inputs = _digest(b"\0".join([common, _source(path), json.dumps(own, sort_keys=True).encode()]))
             bar.set_description(path.stem)
-            if not force and _is_current(place, results, inputs):
+            if not force and _is_current(path.name, results, inputs):
                 report.skipped.append(path.stem)
                 bar.write(f"{path.stem}: nothing it depends on has changed, skipped (--force runs it)", file=sys.stdout)
             else:
                 start = time.perf_counter()
-                files = _run_one(place, results, own, inputs, show)
+                files = _run_one(path, results, own, inputs)
                 _write_index(project, results)
                 report.ran.append(path.stem)
                 bar.write(f"{path.stem}: {len(files)} files in {time.perf_counter() - start:.0f} s", file=sys.stdout)
@@ -189,66 +167,55 @@ def run_notebooks(
     return report
 
 
-def _run_one(place: _Place, results: Path, values: Mapping[str, Scalar], inputs: str, show: bool) -> list[str]:
+def _run_one(source: Path, results: Path, values: Mapping[str, Scalar], inputs: str) -> list[str]:
     """Execute one notebook and stamp it; return the figures and tables that it wrote, relative to the results."""
-    place.copy.parent.mkdir(parents=True, exist_ok=True)
-    place.stamp.unlink(missing_ok=True)
+    copy = results / "notebooks" / source.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.with_suffix(".json").unlink(missing_ok=True)
     before = _snapshot(results)
-    _execute(place, values, show)
+    _execute(source, copy, values)
     written = sorted(name for name, state in _snapshot(results).items() if before.get(name) != state)
-    record = {
-        "mode": "quick" if values["quick"] else "full",
-        "parameters": dict(values),
-        "inputs": inputs,
-        "files": {name: _file_digest(results / name) for name in written},
-    }
-    _write_text(place.stamp, json.dumps(record, indent=1) + "\n")
+    record = {"mode": "quick" if values["quick"] else "full", "parameters": dict(values), "inputs": inputs}
+    files = {"files": {name: _digest((results / name).read_bytes()) for name in written}}
+    _write_text(copy.with_suffix(".json"), json.dumps(record | files, indent=1) + "\n")
     return written
 
 
-def _execute(place: _Place, values: Mapping[str, Scalar], show: bool) -> None:
+def _execute(source: Path, copy: Path, values: Mapping[str, Scalar]) -> None:
     """Run a notebook in a kernel of this interpreter; every failure becomes a NotebookError."""
     import papermill
 
-    name = place.source.stem
-    bar = {"desc": f"  {name}", "position": 1, "leave": False, "unit": "cell"} if show else False
+    name = source.stem
+    bar = {"desc": f"  {name}", "position": 1, "leave": False, "unit": "cell"} if sys.stderr.isatty() else False
     try:
         papermill.execute_notebook(
-            str(place.source),
-            str(place.copy),
-            dict(values),
-            kernel_name="python3",
-            progress_bar=bar,
-            cwd=str(place.source.parent),
+            str(source), str(copy), dict(values), kernel_name="python3", progress_bar=bar, cwd=str(source.parent),
             extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its local port
-        )
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        cell = _source_cell(place.source, error.cell_index)
-        raise NotebookError(
-            f"{name}: {cell} failed: {error.ename}: {_first_line(error.evalue)}; see {place.copy}"
-        ) from None
+        # papermill put a cell of its own behind the tagged one, which a reader of the source does not see.
+        tags = [cell["metadata"].get("tags", []) for cell in _cells(source)]
+        at = error.cell_index + (error.cell_index <= next(i for i, own in enumerate(tags) if "parameters" in own))
+        what = f"cell {at} of {len(tags)} failed: {error.ename}: {_first_line(error.evalue)}; see {copy}"
     except RuntimeError as error:  # nbclient's DeadKernelError, and jupyter_client's for one that never answered
-        raise NotebookError(f"{name}: its kernel died, out of memory perhaps: {_first_line(str(error))}") from None
-
-
-def _source_cell(source: Path, executed: int) -> str:
-    """Name the cell of the source at an index of the executed copy, into which papermill put its own cell."""
-    cells = _cells(source)
-    injected = 1 + next(i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", []))
-    return f"cell {executed + (executed < injected)} of {len(cells)}"
+        what = f"its kernel died, out of memory perhaps: {_first_line(str(error))}"
+    else:
+        return
+    raise NotebookError(f"{name}: {what}")
 
 
 def _first_line(text: str) -> str:
     return (text.strip().splitlines() or ["(no message)"])[0]
 
 
-def _is_current(place: _Place, results: Path, inputs: str) -> bool:
+def _is_current(notebook: str, results: Path, inputs: str) -> bool:
     """Whether the stamp names these inputs, and all that the notebook wrote is still there unchanged."""
-    record = place.record()
-    if record is None or record["inputs"] != inputs or not place.copy.is_file():
+    copy = results / "notebooks" / notebook
+    record = _record(copy)
+    if record is None or record["inputs"] != inputs or not copy.is_file():
         return False
-    files = record["files"].items()
-    return all((results / name).is_file() and _file_digest(results / name) == digest for name, digest in files)
+    files = ((results / name, digest) for name, digest in record["files"].items())
+    return all(path.is_file() and _digest(path.read_bytes()) == digest for path, digest in files)
 
 
 def _snapshot(results: Path) -> dict[str, tuple[int, int, int]]:
@@ -261,7 +228,7 @@ def _snapshot(results: Path) -> dict[str, tuple[int, int, int]]:
 def _write_index(project: Path, results: Path) -> None:
     rows = ["notebook,mode,file"]
     for path in find_notebooks(project / "notebooks"):
-        if record := _place(path, results).record():
+        if record := _record(results / "notebooks" / path.name):
             rows += [f"{path.stem},{record['mode']},{name}" for name in record["files"]]
     _write_text(results / "runs.csv", "\n".join(rows) + "\n")
 
@@ -270,10 +237,10 @@ def _common_digest(project: Path, quick: bool) -> bytes:
     """Digest what every notebook depends on: package and its data, traces, pins, interpreter."""
     from selfserve.traces import SOURCES, trace_file
 
-    package = Path(__file__).parent
-    files = [path for root in (package, project / "traces") for path in sorted(root.rglob("*")) if path.is_file()]
+    roots = (Path(__file__).parent, project / "traces")
+    files = [path for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
     files = [path for path in files if "__pycache__" not in path.parts] + [project / name for name in _PINS]
-    parts = [platform.python_version(), *(f"{path.name} {_file_digest(path)}" for path in files)]
+    parts = [platform.python_version(), *(f"{path.name} {_digest(path.read_bytes())}" for path in files)]
     if not quick:  # published traces carry their checksums, so that being there is all that can change
         parts += [name for name in SOURCES if trace_file(name).is_file()]
     return "\n".join(parts).encode()
@@ -289,13 +256,8 @@ def _cells(path: Path) -> list[dict[str, Any]]:
     return list(json.loads(path.read_text(encoding="utf-8"))["cells"])
 
 
-def _digest(parts: Iterable[bytes]) -> str:
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -312,13 +274,12 @@ def publish_reference(project: Path | None = None) -> int:
     """
     project = project or project_root()
     results = project / "results"
-    records = {path.stem: _place(path, results).record() for path in find_notebooks(project / "notebooks")}
     names = []
-    for notebook, record in records.items():
+    for path in find_notebooks(project / "notebooks"):
+        record = _record(results / "notebooks" / path.name)
         if record is None or record["mode"] != "full":
-            raise InputError(
-                f"notebooks: {notebook} has no results of a full run to publish; run it without --quick first"
-            )
+            what = f"{path.stem} has no results of a full run to publish"
+            raise InputError(f"notebooks: {what}; run it without --quick first")
         names += [name for name in record["files"] if name.endswith(".png") or name.startswith("tables/")]
     shutil.rmtree(results / "reference", ignore_errors=True)
     for name in names:
