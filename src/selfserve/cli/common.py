@@ -54,10 +54,14 @@ def load_window(args: argparse.Namespace) -> tuple[Scenario, Workload]:
     from selfserve.scenario import load_scenario
     from selfserve.workload import load_trace, make_workload
 
-    overrides = {key: _toml_value(text) for key, text in pairs(args.scenario_set, "--scenario-set").items()}
-    scenario = load_scenario(args.scenario, overrides)
+    scenario = load_scenario(args.scenario, scenario_overrides(args))
     trace = load_trace(args.trace)
     return scenario, make_workload(trace, scenario, args.start_s, args.length_s, args.seed)
+
+
+def scenario_overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``--scenario-set`` overrides, values read as in a scenario file."""
+    return {key: _toml_value(text) for key, text in pairs(args.scenario_set, "--scenario-set").items()}
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:

@@ -1,0 +1,113 @@
+"""``evaluate`` runs policies over windows into one table; ``advise`` says what to run for a trace and an SLO."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfserve.cli import common
+from selfserve.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from selfserve.evaluation.run import Runs, Window
+
+
+def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add ``evaluate`` and ``advise``."""
+    parser = common.add_command(
+        commands, "evaluate", evaluate, "run policies over traces and scenarios, with the authors' parameters and tuned",
+        "evaluate --policies all --traces WITS-twin --scenarios standard,spot --windows 2 --out results/evaluation",
+    )  # fmt: skip
+    parser.add_argument("--policies", required=True, metavar="A,B|all", help="names, controller files, FILE.py:Class")
+    parser.add_argument("--traces", required=True, metavar="X,Y", help="names (traces list) or CSV files")
+    parser.add_argument("--scenarios", default="standard", metavar="A,B", help="names or TOML files, default standard")
+    parser.add_argument("--scenario-set", action="append", default=[], metavar="KEY=VALUE",
+                        help="override a key of every scenario (repeatable)")  # fmt: skip
+    for name, default, text in (
+        ("windows", 2, "windows of each trace's evaluation part, default 2"),
+        ("length-s", 7200, "length of a window, default 7200"),
+        ("seeds", 1, "seeds 0 to N - 1, default 1"),
+        ("jobs", 0, "processes, default one a core"),
+        ("tune", 40, "evaluations that each system is tuned with on training windows; 0: authors' parameters only"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+    parser.add_argument("--frontier", action="store_true", help="also sweep each system's main knob")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, or HOST:PORT)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="tables and runs; a second start goes on there")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Run ``evaluate``."""
+    for name, least in (("windows", 1), ("seeds", 1), ("length_s", 1), ("jobs", 0), ("tune", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more")
+    from selfserve.evaluation import run, summary
+
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {args.out}: is not a folder")
+    policies = run.policies_in(_names(args.policies, "--policies"))
+    overrides = run.as_json(common.scenario_overrides(args))
+    scenarios = [(name, overrides) for name in _names(args.scenarios, "--scenarios")]
+    traces = _names(args.traces, "--traces")
+    windows = [w for t in traces for w in run.spread_windows(t, "evaluate", args.windows, args.length_s)]
+    run.check_windows(windows, scenarios)
+    for policy in policies:
+        run.refuse_overlap(run.training_ranges(policy), windows)
+    runs = run.Runs(out, args.jobs, args.ray, progress=sys.stderr.isatty())
+    tuned = _tuned(args.tune, policies, scenarios, traces, windows, runs)
+    for frontier in (True, False) if args.frontier else (False,):
+        cases, labels = run.grid(policies, windows, scenarios, range(args.seeds), tuned, frontier)
+        rows = runs(cases, "frontiers" if frontier else "runs")
+        found, name = run.table(cases, labels, rows), "frontier" if frontier else "runs"
+        run.write_parquet(found, out / f"{name}.parquet")
+        if not frontier:
+            run.write_parquet(run.class_table(cases, labels, rows), out / "classes.parquet")
+    _print(summary.systems(found))
+    print(f"{runs.computed:,} runs computed; {len(found):,} rows in {out / 'runs.parquet'}", file=sys.stderr)
+
+
+def _tuned(
+    budget: int,
+    policies: list[str],
+    scenarios: list[tuple[str, str]],
+    traces: list[str],
+    windows: list[Window],
+    runs: Runs,
+) -> list[dict[str, Any]]:
+    """Return what the search found on training windows, which no evaluated window may overlap."""
+    from selfserve.evaluation import run, tuning
+    from selfserve.figures.style import results_dir
+
+    training = tuning.training_windows(traces) if budget else []
+    if budget and not training:
+        print("none of the traces has a training part: authors' parameters only", file=sys.stderr)
+    if not training:
+        return []
+    run.check_windows(training, scenarios)
+    run.refuse_overlap({name: [(a, a + n)] for name, a, n in training}, windows)
+    return tuning.tune(policies, scenarios, training, runs, results_dir() / "tuning", budget)
+
+
+def _print(systems: pd.DataFrame) -> None:
+    """Print a block a situation: a line a system with cost, violations, ratios to the bounds and log hash."""
+    names = {"usd_per_hour": "$/h", "slo_violation_pct": "SLO %", "accuracy_violation_pct": "accuracy %",
+             "to_bound": "/ bound", "cost_to_oracle": "/ own bound", "decisions": "decisions"}  # fmt: skip
+    for (trace, scenario), mine in systems.groupby(["trace", "scenario"], sort=True):
+        able, unable = mine[mine["runs"] > 0], mine[mine["runs"] == 0]
+        print(f"\n{trace}, scenario {scenario}: {able['runs'].max():.0f} runs a system")
+        shown = able.sort_values("usd_per_hour")[["policy", "kind", *names]].rename(columns=names)
+        print(shown.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+        for _, row in unable.iterrows():
+            print(f"  {row['policy']} ({row['kind']}) cannot run: {row['reason']}")
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise InputError(f"{option} {text!r} is not a list such as a,b")
+    return names
