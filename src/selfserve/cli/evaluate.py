@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Add ``evaluate`` and ``advise``."""
     parser = common.add_command(
-        commands, "evaluate", evaluate, "run policies over traces and scenarios, with the authors' parameters and tuned",
+        commands, "evaluate", evaluate, "run policies over traces and scenarios, as published and tuned",
         "evaluate --policies all --traces WITS-twin --scenarios standard,spot --windows 2 --out results/evaluation",
     )  # fmt: skip
     parser.add_argument("--policies", required=True, metavar="A,B|all", help="names, controller files, FILE.py:Class")
