@@ -190,14 +190,8 @@ class Lstm(Forecaster):
         if self._network is None or len(recent) < self.window_s:
             return self._trend.predict(recent, horizon_s, of)
         bins = in_bins(recent[-self.window_s :])
-        k = min(bins_until(horizon_s), self.ahead) - 1
-        out = self._network(self._features(bins[None]))[0, get_args(Of).index(of), k]
-        return max(0.0, float(out) * max(float(bins.mean()), 1e-9))
-
-    @staticmethod
-    def _features(windows: np.ndarray) -> np.ndarray:
-        """Return the bins over their mean, less 1, shape [n, bins, 1]: a load of another size is only rescaled."""
-        return (windows / np.maximum(windows.mean(axis=1, keepdims=True), 1e-9) - 1)[:, :, None].astype(np.float32)
+        mean, k = max(float(bins.mean()), 1e-9), min(bins_until(horizon_s), self.ahead) - 1
+        return max(0.0, float(self._answer(bins / mean - 1)[get_args(Of).index(of), k]) * mean)
 
     def _train(self, bins: np.ndarray) -> Any:
         import torch  # imported where needed: it takes seconds
@@ -215,7 +209,8 @@ class Lstm(Forecaster):
         try:
             lstm, dense = nn.LSTM(1, self.hidden, batch_first=True), nn.Linear(self.hidden, 3 * ahead)
             nn.init.zeros_(dense.weight)
-            x = torch.from_numpy(self._features(rows[:, :width]))
+            # A load of another size is only rescaled: the network sees bins relative to their mean.
+            x = torch.from_numpy((rows[:, :width, None] / scale - 1).astype(np.float32))
             y = torch.from_numpy((wanted / scale).astype(np.float32)).reshape(len(rows), -1)
             # An error counts by its requests/s, so that busy times weigh as they do in the table of errors.
             weight = torch.from_numpy((scale[:, :, 0] / scale.mean()).astype(np.float32) ** 2)
@@ -242,18 +237,22 @@ class Lstm(Forecaster):
                         held = float((weight[cut:] * (forward(x[cut:]) - y[cut:]) ** 2).mean())
                     if held < best:
                         best, kept = held, [p.detach().clone() for p in parameters]
-            with torch.no_grad():
-                for p, value in zip(parameters, kept, strict=True):
-                    p.copy_(value)
         finally:
             torch.set_num_threads(threads)
             torch.set_rng_state(state)
 
-        def network(features: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                return forward(torch.from_numpy(features)).reshape(len(features), 3, ahead).numpy()
+        return tuple(p.detach().numpy().astype(float) for p in kept)
 
-        return network
+    def _answer(self, x: np.ndarray) -> np.ndarray:
+        """Return what the network says of one sequence [bins], shape [3, bins ahead]; a prediction needs no torch."""
+        of_input, of_state, bias_input, bias_state, dense, offset = self._network
+        h = c = np.zeros(self.hidden)
+        for value in x.tolist():
+            z = of_input[:, 0] * value + bias_input + bias_state + of_state @ h
+            i, f, g, o = z.reshape(4, self.hidden)
+            c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+            h = np.tanh(c) / (1 + np.exp(-o))
+        return (1 + dense @ h + offset).reshape(3, self.ahead)
 
 
 FORECASTERS: Mapping[str, type[Forecaster]] = {
