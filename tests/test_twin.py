@@ -62,20 +62,20 @@ MUTANTS = {
     "4.4 free at running": ("elif machine.gone < machine.running", "elif machine.gone <= machine.running"),
     "4.5 youngest first": ("for machine in self.machines[p]:\n            if machine.ready",
                            "for machine in self.machines[p][::-1]:\n            if machine.ready"),
-    "5.1 overtaking": ("request.id < heads[request.klass].id", "request.id > heads[request.klass].id"),
-    "5.2 steps of the old pool go on": ("if steps[0].pool != request.pool:", "if False:"),
-    "5.3 late on functions": ("if self.scenario.pools[request.pool].is_function:", "if False:"),
-    "5.3 late at equality": ("request.deadline - self.now < to_ns", "request.deadline - self.now <= to_ns"),
-    "5.4 first come first served": ("return sorted(heads, key=lambda r: (r.deadline, r.id))",
-                                    "return sorted(heads, key=lambda r: r.id)"),
-    "5.4 full batches wait": ("self.holding(p, r.held) >= full or", "full == 1 or"),
-    "5.4 mates by held model": ("if self.model_at_dispatch(r) == model]", "if r.held == model]"),
+    "5.1 overtaking": ("visit if visit.place < head.place", "visit if visit.place > head.place"),
+    "5.2 steps of the old pool go on": ("if routes[number].steps[visit.step].pool != visit.pool:", "if False:"),
+    "5.3 late on functions": ("if self.scenario.pools[visit.pool].is_function:", "if False:"),
+    "5.3 late at equality": ("visit.deadline - self.now < to_ns", "visit.deadline - self.now <= to_ns"),
+    "5.4 first come first served": ("return sorted(heads, key=lambda v: v.place)",
+                                    "return sorted(heads, key=lambda v: v.id)"),
+    "5.4 full batches wait": ("self.holding(p, v.held) >= full or", "full == 1 or"),
+    "5.4 mates by held model": ("if self.model_at_dispatch(v) == model]", "if v.held == model]"),
     "6.2 displaces": ("answer and len(self.queues[step.pool]) < self.batch_max(step.pool)", "answer"),
     "6.3 nothing ahead": ("(ahead + remaining) // slots", "remaining // slots"),
     "6.3 nothing remains": ("(ahead + remaining) // slots", "ahead // slots"),
     "6.3 no batch wait": ("wait = 0 if size == most else", "wait = 0 if True else"),
     "6.3 booting never fits": ("if not booting:", "if True:"),
-    "6.3 strict": ("predicted <= request.deadline", "predicted < request.deadline"),
+    "6.3 strict": ("predicted <= visit.deadline", "predicted < visit.deadline"),
     "6.4 always warm": ("init = 0 if ready else", "init = 0 if True else"),
     "7.2 closed": ("if f <= self.now < f +", "if f <= self.now <= f +"),
     "7.2 oldest container": ("function.warm.remove(max(warm))", "function.warm.remove(min(warm))"),
@@ -83,10 +83,10 @@ MUTANTS = {
     "7.3 no concurrency limit": ("if function.executing >= self.scenario.function.concurrency:", "if False:"),
     "7.5 any model": ("able and self.holding(step.pool, step.model) <", "able and len(self.queues[step.pool]) <"),
     "7.7 whole milliseconds": ("ms = -(-length // 1_000_000)", "ms = length // 1_000_000"),
-    "7.7 by start": ("if any(self.warmup <= request.arrival", "if any(self.warmup <= self.now"),
-    "7.7 by the first": ("< self.end for request in batch)", "< self.end for request in batch[:1])"),
-    "8.1 no storms": ("for storm in sorted(self.scenario.spot.storms", "for storm in sorted(()"),
-    "8.2 no return": ("                    self.enqueue(request)\n        return", "        return"),
+    "7.7 by start": ("if any(self.warmup <= visit.arrival", "if any(self.warmup <= self.now"),
+    "7.7 by the first": ("< self.end for visit in batch)", "< self.end for visit in batch[:1])"),
+    "8.1 no storms": ("for storm in sorted(scenario.spot.storms", "for storm in sorted(()"),
+    "8.2 no return": ("                    self.enqueue(visit)\n        return", "        return"),
     "8.3 ordinals are given back": ('self.note("refused", p)', 'self.ordinals[p] -= 1'),
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def known_result(number: int) -> TwinResult:
 def test_a_broken_rule_is_noticed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = MUTANTS[rule]
     broken = 0
-    for name in ("twin_draws", "twin_books", "twin"):
+    for name in ("twin_draws", "twin_stages", "twin_books", "twin"):
         source = (Path(__file__).parent / f"{name}.py").read_text()
         broken += source.count(right)
         mutant = ModuleType(name)

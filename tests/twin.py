@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import simpy
 from twin_books import Books, Function, Machine, Service, TwinResult, Visit
-from twin_draws import BOOT, LIFE, REFUSAL, UNSURE, Request, arrivals, bits, draw, exponential, route_of, spread
+from twin_draws import BOOT, REFUSAL, UNSURE, Request, arrivals, bits, draw, notice_time, route_of, spread, storm_at
 from twin_stages import is_all, of_route, stage_at, stages_of
 
 from selfserve.protocol import Admit, Decision, Route, Step, Then
-from selfserve.scenario import NS, Scenario, Storm, to_ns
+from selfserve.scenario import NS, Scenario, to_ns
 from selfserve.workload import Workload
 
 FINISH, READY, LOSS, DECISION, LEAVE, TIMEOUT, ARRIVAL = range(7)  # 1.2
@@ -27,9 +27,8 @@ class Twin(Books):
     """One run."""
 
     def __init__(self, scenario: Scenario, workload: Workload, decisions: list[Decision], interval_s: float, seed: int):
-        super().__init__(scenario, arrivals(scenario, workload, seed), to_ns(interval_s))
+        super().__init__(scenario, arrivals(scenario, workload, seed), to_ns(interval_s), int(workload.seconds) * NS)
         self.decisions, self.decision, self.seed = decisions, decisions[0], seed
-        self.end, self.warmup = int(workload.seconds) * NS, to_ns(scenario.warmup_s)
         self.env = simpy.Environment()
         self.key = (0, FINISH)
         self.ordinals = [0] * len(scenario.pools)
@@ -161,7 +160,7 @@ class Twin(Books):
         self.ordinals[p] += 1
         ident = (p << 32) + ordinal  # 4.1
         if pool.market == "spot":  # 8.3
-            storm = self.storm(now)
+            storm = storm_at(scenario, now)
             if storm and bits(draw(self.seed, REFUSAL, ident), 15, 0) < round(storm.refused_share * 65536):
                 self.note("refused", p)
                 return
@@ -176,7 +175,7 @@ class Twin(Books):
         machine = Machine(p, ordinal, now, running, running + believed, slots)
         self.machines[p].append(machine)
         self.at(running + boot, READY, p, (ordinal,), lambda: self.make_ready(machine))
-        notice = self.notice_time(running, ident) if pool.market == "spot" else None
+        notice = notice_time(scenario, self.seed, running, ident) if pool.market == "spot" else None
         if notice is not None:
             self.at(notice, LOSS, p, (0, ordinal), lambda: self.notice(machine))
 
@@ -193,34 +192,7 @@ class Twin(Books):
         else:
             machine.gone = self.now
 
-    def billed(self, machine: Machine) -> int:
-        """Rule 4.4."""
-        pool = self.scenario.pools[machine.pool]
-        minimum = 0 if pool.is_function else to_ns(self.scenario.vm.minimum_bill_s)
-        if machine.gone is None:
-            stop = self.end
-        elif machine.gone < machine.running:
-            return 0
-        else:
-            stop = machine.running + max(minimum, -((machine.running - machine.gone) // NS) * NS)
-        return max(0, min(stop, self.end) - max(machine.running, self.warmup))
-
-    def free_slot(self, p: int) -> tuple[Machine, int] | None:
-        """Rule 4.5: the first one, by ordinal and slot number."""
-        for machine in self.machines[p]:
-            if machine.ready and machine.counts and None in machine.slots:
-                return machine, machine.slots.index(None)
-        return None
-
     # ---------------------------------------------------------------------------------------------------- 5 queues
-    def heads(self, p: int) -> list[Visit]:
-        """Rule 5.1: the lowest id of each class (of one id the earlier stage, 10.3), in order of classes."""
-        heads: dict[int, Visit] = {}
-        for visit in self.queues[p]:
-            head = heads.get(visit.klass, visit)
-            heads[visit.klass] = visit if (visit.id, visit.stage) < (head.id, head.stage) else head
-        return [heads[k] for k in sorted(heads)]
-
     def batch_max(self, p: int) -> int:
         """Rule 5.7."""
         pool = self.scenario.pools[p]
@@ -266,9 +238,6 @@ class Twin(Books):
             if visit.deadline - self.now < to_ns(steps[0].late_slack_s):
                 return steps[0].late_model
         return visit.held
-
-    def holding(self, p: int, model: int) -> int:
-        return sum(visit.held == model for visit in self.queues[p])
 
     def due(self, p: int) -> list[Visit]:
         """Rule 5.4: the due heads, earliest in queue order first."""
@@ -483,13 +452,6 @@ class Twin(Books):
         """Rule 7.2."""
         return [f for f in function.warm if f <= self.now < f + to_ns(self.scenario.function.keep_alive_s)]
 
-    def token_gap(self) -> int:
-        return 10**10 // self.scenario.function.burst_per_10s
-
-    def token_time(self, p: int, function: Function) -> int:
-        """Rule 7.3: from when, at rank 5, a token is at hand."""
-        return function.tat - (self.scenario.function.burst_per_10s - 1) * self.token_gap()
-
     def can_start(self, p: int, model: int) -> bool:
         """Rule 7.3. Reading: work on provisioned containers does not count towards the concurrency."""
         function = self.functions[p][model]
@@ -504,32 +466,6 @@ class Twin(Books):
         return False
 
     # ------------------------------------------------------------------------------------------------------ 8 spot
-    def storm(self, time: int) -> Storm | None:
-        for storm in self.scenario.spot.storms:
-            if to_ns(storm.start_s) <= time < to_ns(storm.start_s) + to_ns(storm.length_s):
-                return storm
-        return None
-
-    def notice_time(self, running: int, ident: int) -> int | None:
-        """Rule 8.1; storms do not overlap."""
-        left = exponential(bits(draw(self.seed, LIFE, ident), 63, 40)) / 2**24 * 3600e9
-        usual, segments, a = self.scenario.spot.interruptions_per_hour, [], float(running)
-        for storm in sorted(self.scenario.spot.storms, key=lambda s: s.start_s):
-            start, stop = to_ns(storm.start_s), to_ns(storm.start_s) + to_ns(storm.length_s)
-            if stop <= a:
-                continue
-            if a < start:
-                segments.append((a, float(start), usual))
-            segments.append((max(a, float(start)), float(stop), storm.interruptions_per_hour))
-            a = float(stop)
-        segments.append((a, math.inf, usual))
-        for a, b, rate in segments:
-            if rate > 0:
-                if left <= (b - a) * rate:
-                    return int(a + left / rate)
-                left -= (b - a) * rate
-        return None
-
     def notice(self, machine: Machine) -> Iterable[int]:
         """Rule 8.2."""
         if machine.gone is not None:

@@ -127,9 +127,10 @@ class TwinResult:
 class Books:
     """The state of a run and its books; the twin adds what happens."""
 
-    def __init__(self, scenario: Scenario, requests: list[Request], interval: int):
+    def __init__(self, scenario: Scenario, requests: list[Request], interval: int, end: int):
         pools, models = len(scenario.pools), len(scenario.models)
         self.scenario, self.requests, self.interval = scenario, requests, interval
+        self.warmup, self.end = to_ns(scenario.warmup_s), end
         self.queues: list[list[Visit]] = [[] for _ in range(pools)]
         self.machines: list[list[Machine]] = [[] for _ in range(pools)]
         self.functions = [[Function() for _ in range(models)] for _ in range(pools)]
@@ -145,6 +146,43 @@ class Books:
         """Answers since the last observation: class, accuracy in percent."""
         self.services: list[Service] = []
         self.seen: Counter[str] = Counter()
+
+    def heads(self, p: int) -> list[Visit]:
+        """Rule 5.1: the lowest id of each class, and so its earliest deadline; of one id the earlier stage (10.3)."""
+        heads: dict[int, Visit] = {}
+        for visit in self.queues[p]:
+            head = heads.get(visit.klass, visit)
+            heads[visit.klass] = visit if visit.place < head.place else head
+        return [heads[k] for k in sorted(heads)]
+
+    def holding(self, p: int, model: int) -> int:
+        return sum(visit.held == model for visit in self.queues[p])
+
+    def billed(self, machine: Machine) -> int:
+        """Rule 4.4."""
+        pool = self.scenario.pools[machine.pool]
+        minimum = 0 if pool.is_function else to_ns(self.scenario.vm.minimum_bill_s)
+        if machine.gone is None:
+            stop = self.end
+        elif machine.gone < machine.running:
+            return 0
+        else:
+            stop = machine.running + max(minimum, -((machine.running - machine.gone) // NS) * NS)
+        return max(0, min(stop, self.end) - max(machine.running, self.warmup))
+
+    def free_slot(self, p: int) -> tuple[Machine, int] | None:
+        """Rule 4.5: the first one, by ordinal and slot number."""
+        for machine in self.machines[p]:
+            if machine.ready and machine.counts and None in machine.slots:
+                return machine, machine.slots.index(None)
+        return None
+
+    def token_gap(self) -> int:
+        return 10**10 // self.scenario.function.burst_per_10s
+
+    def token_time(self, p: int, function: Function) -> int:
+        """Rule 7.3: from when, at rank 5, a token is at hand."""
+        return function.tat - (self.scenario.function.burst_per_10s - 1) * self.token_gap()
 
     def note(self, what: str, pool: int, model: int = 0, number: int = 0) -> None:
         self.seen[what] += 1
@@ -207,7 +245,7 @@ class Books:
             for p, pool in enumerate(self.scenario.pools)
         ]
 
-        scored = [request for request in self.requests if request.arrival >= to_ns(self.scenario.warmup_s)]  # 9.1
+        scored = [request for request in self.requests if request.arrival >= self.warmup]  # 9.1
 
         below, means = [], []
         for k, demand in enumerate(self.scenario.classes):

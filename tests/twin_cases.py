@@ -216,7 +216,7 @@ class Maker:
         if then == Then.DONE:
             return tuple(self.step(scenario, slo) for _ in range(count))
         steps: list[Step] = []
-        for stage in range(stages := self.pick(2, 2, 3)):
+        for stage in range(stages := self.pick(2, 3)):
             model = self.rng.choice([m for pool in scenario.pools for m in pool.models])
             pools = [p for p, pool in enumerate(scenario.pools) if model in pool.models]
             for _ in range(self.pick(1, 1, 2, 3)):
@@ -227,7 +227,7 @@ class Maker:
         return tuple(steps)
 
     def share(self) -> float:
-        return self.pick(0.0, 1.0, 0.3, self.rng.random(), self.rng.random())
+        return self.pick(0.0, 1.0, *(self.rng.random() for _ in range(4)))
 
     def retouched(self, route: Route) -> Route:
         """A route whose cascade passes on other shares."""

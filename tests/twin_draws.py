@@ -1,4 +1,4 @@
-"""What the twin draws: rules 2 and 3 of the physics page, in plain Python integers."""
+"""What the twin draws: rules 2, 3 and 8.1 of the physics page, in plain Python integers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from selfserve.protocol import Decision
-from selfserve.scenario import NS, Scenario, to_ns
+from selfserve.scenario import NS, Scenario, Storm, to_ns
 from selfserve.workload import Workload
 
 REQUEST, CLOSING, BOOT, LIFE, REFUSAL, UNSURE = 1, 2, 3, 4, 5, 6  # 2.2
@@ -115,3 +115,33 @@ def route_of(decision: Decision, request: Request) -> int:
         total += route.weight
         cumulative.append(total)
     return sum(round(c / total * 4096) <= request.route_bits for c in cumulative[:-1])
+
+
+# ------------------------------------------------------------------------------------------------------ 8 spot
+def storm_at(scenario: Scenario, time: int) -> Storm | None:
+    """The storm of that time."""
+    for storm in scenario.spot.storms:
+        if to_ns(storm.start_s) <= time < to_ns(storm.start_s) + to_ns(storm.length_s):
+            return storm
+    return None
+
+
+def notice_time(scenario: Scenario, seed: int, running: int, ident: int) -> int | None:
+    """Rule 8.1; storms do not overlap."""
+    left = exponential(bits(draw(seed, LIFE, ident), 63, 40)) / 2**24 * 3600e9
+    usual, segments, a = scenario.spot.interruptions_per_hour, [], float(running)
+    for storm in sorted(scenario.spot.storms, key=lambda s: s.start_s):
+        start, stop = to_ns(storm.start_s), to_ns(storm.start_s) + to_ns(storm.length_s)
+        if stop <= a:
+            continue
+        if a < start:
+            segments.append((a, float(start), usual))
+        segments.append((max(a, float(start)), float(stop), storm.interruptions_per_hour))
+        a = float(stop)
+    segments.append((a, math.inf, usual))
+    for a, b, rate in segments:
+        if rate > 0:
+            if left <= (b - a) * rate:
+                return int(a + left / rate)
+            left -= (b - a) * rate
+    return None
