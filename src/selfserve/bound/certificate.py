@@ -11,6 +11,7 @@ lowered until that holds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,48 +27,43 @@ SAFETY = 1e-9
 class Prices:
     """Dual prices in dollars; any values give a valid bound."""
 
-    capacity: np.ndarray
-    """[T, V] per slot-second."""
-    launch: np.ndarray
-    """[T, V] per launch; the first slot has no such row."""
-    flow: np.ndarray
-    """[T, K] per request."""
-    mean: np.ndarray
-    """[windows] per accuracy point."""
+    capacity: np.ndarray  #: [T, V] per slot-second
+    launch: np.ndarray  #: [T, V] per launch; the first slot has no such row
+    flow: np.ndarray  #: [T, K] per request
+    mean: np.ndarray  #: [windows] per accuracy point
 
 
-def _mean_price(r: Relaxation, mean: np.ndarray, inside: bool) -> np.ndarray:
-    """Return what a point of accuracy over the target earns in each slot, [T, K] (``inside`` whole windows only)."""
-    price = np.zeros(r.arrivals.shape)
-    for w, value in zip(r.windows, mean, strict=True):
-        price[slice(w.first, w.stop) if inside else w.reach, w.cls] += value * (1.0 if inside else w.credit)
-    return price
-
-
-def _targets(r: Relaxation) -> np.ndarray:
-    target = np.zeros(r.arrivals.shape)
-    for w in r.windows:
+def _inside(r: Relaxation, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a point of accuracy over the target earns in each slot, and the target, each [T, K]."""
+    price, target = np.zeros(r.arrivals.shape), np.zeros(r.arrivals.shape)
+    for w, usd in zip(r.windows, mean, strict=True):
+        price[w.first : w.stop, w.cls] += usd
         target[w.first : w.stop, w.cls] = w.target
-    return target
+    return price, target
+
+
+def _machines(r: Relaxation) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([k.usd_per_s for k in r.kinds]), np.array([k.slots for k in r.kinds], dtype=float)
+
+
+def _next(values: np.ndarray) -> np.ndarray:
+    """Return the values of the slots after, 0 after the last."""
+    return np.vstack([values[1:], np.zeros((1, values.shape[1]))])
 
 
 def repair(r: Relaxation, prices: Prices) -> Prices:
     """Return prices lowered until every variable without an upper limit has a reduced cost of 0 or more."""
     launch = np.clip(prices.launch, 0.0, r.boot_usd)
+    launch[0] = 0.0
     mean = np.maximum(prices.mean, 0.0)
-    usd = np.array([k.usd_per_s for k in r.kinds])
-    slots = np.array([k.slots for k in r.kinds], dtype=float)
-    rent = usd * r.lengths[:, None]
-    capacity = np.maximum(prices.capacity, 0.0)
-    if len(r.kinds):
-        launch[0] = 0.0
-        free = np.isinf(r.most_ready)
-        for t in range(1, r.slots):  # ready: rent + launch[t-1] - launch[t] >= 0 at no capacity price
-            launch[t] = np.where(free[t - 1], np.minimum(launch[t], rent[t - 1] + launch[t - 1]), launch[t])
-        room = (rent + launch - np.vstack([launch[1:], np.zeros((1, len(usd)))])) / (slots * r.lengths[:, None])
-        capacity = np.where(free, np.minimum(capacity, room), capacity)  # a limit pays for d < 0
+    usd, slots = _machines(r)
+    rent, free = usd * r.lengths[:, None], np.isinf(r.most_ready)
+    for t in range(1, r.slots):  # ready: rent + launch[t-1] - launch[t] >= 0 at no capacity price
+        launch[t] = np.where(free[t - 1], np.minimum(launch[t], rent[t - 1] + launch[t - 1]), launch[t])
+    capacity, room = np.maximum(prices.capacity, 0.0), (rent + launch - _next(launch)) / (slots * r.lengths[:, None])
+    capacity = np.where(free, np.minimum(capacity, room), capacity)  # a limit pays for d < 0
     flow = prices.flow.copy()
-    per_point, target = _mean_price(r, mean, True), _targets(r)
+    per_point, target = _inside(r, mean)
     for k, mine in enumerate(r.options):
         for o in mine:
             cost = o.usd if o.kind < 0 else o.work_s * capacity[:, o.kind]
@@ -79,8 +75,6 @@ def repair(r: Relaxation, prices: Prices) -> Prices:
 
 def _budget(values: np.ndarray, arrivals: np.ndarray, allowed: float) -> float:
     """Return the best price of a dropped request: the least value among the dearest ``allowed`` requests."""
-    if allowed <= 0:
-        return float(max(values.max(initial=0.0), 0.0))
     order = np.argsort(-values, kind="stable")
     i = int(np.searchsorted(np.cumsum(arrivals[order]), allowed))
     return float(max(values[order[i]], 0.0)) if i < len(order) else 0.0
@@ -89,39 +83,28 @@ def _budget(values: np.ndarray, arrivals: np.ndarray, allowed: float) -> float:
 def value(r: Relaxation, prices: Prices, service_credit: float = 1.0) -> float:
     """Return the dollars that no run can undercut, given repaired prices.
 
-    Args:
-        r: the relaxation.
-        prices: repaired ones.
-        service_credit: scales what requests are worth (see ``luck``); the limits of machines are not scaled.
+    ``service_credit`` scales what requests are worth (see ``luck``); the limits of machines are not scaled.
     """
-    flow, mean = prices.flow, prices.mean
-    after = np.vstack([flow[1:], np.zeros((1, flow.shape[1]))]) if r.slots else flow
-    terms = [flow * r.arrivals, np.minimum(0.0, after - flow) * r.unfinished]
+    flow, mean, launch = prices.flow, prices.mean, prices.launch
+    terms = [flow * r.arrivals, np.minimum(0.0, _next(flow) - flow) * r.unfinished]
     terms.append(-mean * np.array([w.loose for w in r.windows]))
-    dropping = flow + _mean_price(r, mean, False)
-    for k, allowed in enumerate(r.allowed):
-        if allowed > 0:
-            worth = dropping[:, k]
-            budget = _budget(worth, r.arrivals[:, k], float(allowed))
-            terms += [np.minimum(0.0, budget - worth) * r.arrivals[:, k], np.array([-budget * allowed])]
-    total = sum(float(x.sum()) for x in terms) * service_credit
-    size = sum(float(np.abs(x).sum()) for x in terms)
-    if len(r.kinds):
-        launch = prices.launch
-        later = np.vstack([launch[1:], np.zeros((1, launch.shape[1]))])
-        usd = np.array([k.usd_per_s for k in r.kinds])
-        slots = np.array([k.slots for k in r.kinds], dtype=float)
-        d = (usd - slots * prices.capacity) * r.lengths[:, None] + launch - later
-        limit = np.where(np.isinf(r.most_ready), 0.0, r.most_ready)
-        limited = np.minimum(0.0, d) * limit
-        total += float(limited.sum())
-        size += float(np.abs(limited).sum())
-    return total - SAFETY * size
+    late = np.zeros(flow.shape)  # what a dropped request may add to its window
+    for w, usd in zip(r.windows, mean, strict=True):
+        late[w.reach, w.cls] += usd * w.credit
+    for k in np.flatnonzero(r.allowed > 0):
+        worth = flow[:, k] + late[:, k]
+        budget = _budget(worth, r.arrivals[:, k], float(r.allowed[k]))
+        terms += [np.minimum(0.0, budget - worth) * r.arrivals[:, k], np.array([-budget * r.allowed[k]])]
+    usd_per_s, slots = _machines(r)
+    d = (usd_per_s - slots * prices.capacity) * r.lengths[:, None] + launch - _next(launch)
+    limited = np.minimum(0.0, d) * np.where(np.isinf(r.most_ready), 0.0, r.most_ready)
+    size = sum(float(np.abs(x).sum()) for x in [*terms, limited])
+    return sum(float(x.sum()) for x in terms) * service_credit + float(limited.sum()) - SAFETY * size
 
 
-def dearest_batch(r: Relaxation, prices: Prices, all_options: tuple[tuple[Option, ...], ...]) -> float:
+def dearest_batch(r: Relaxation, prices: Prices, all_options: Sequence[Sequence[Option]]) -> float:
     """Return the most dollars that one draw of a service time decides over, for repaired prices (``luck``)."""
-    per_point, target = _mean_price(r, prices.mean, True), _targets(r)
+    per_point, target = _inside(r, prices.mean)
     most = 0.0
     for k, mine in enumerate(all_options):
         for o in mine:

@@ -14,14 +14,17 @@ from selfserve.workload import Workload
 
 @dataclass(frozen=True)
 class SlotCounts:
-    """Counts of the scored window ``[warmup, end)`` in slots from the warm-up's end (the last may be shorter)."""
+    """Counts of the scored window ``[warmup, end)`` in slots from the warm-up's end (the last may be shorter).
+
+    Attributes:
+        edges_ns: int64 [T + 1], nanoseconds from the window's start; an arrival at a border belongs to the later slot.
+        arrivals: int64 [T, K].
+        unfinished: int64 [T, K] requests that arrived before the slot's end and are due after it.
+    """
 
     edges_ns: np.ndarray
-    """int64 [T + 1] slot borders, nanoseconds from the window's start; an arrival at one belongs to the later slot."""
     arrivals: np.ndarray
-    """int64 [T, K]."""
     unfinished: np.ndarray
-    """int64 [T, K] requests that arrived before the slot's end and are due after it."""
 
 
 @kernel
@@ -44,10 +47,8 @@ def count_slots(workload: Workload, scenario: Scenario, seed: int, slot_s: float
     """Count the arrivals of a run with this workload and seed in one pass, in memory for a few minutes of them."""
     begin, slot = to_ns(scenario.warmup_s), to_ns(slot_s)
     span = max(0, workload.seconds * NS - begin)
-    slots = -(-span // slot)
-    arrivals = np.zeros((slots, len(scenario.classes)), np.int64)
-    steps = np.zeros((slots + 1, len(scenario.classes)), np.int64)
-    slo = np.array([to_ns(c.slo_s) for c in scenario.classes])
+    slots, slo = -(-span // slot), np.array([to_ns(c.slo_s) for c in scenario.classes])
+    arrivals, steps = np.zeros((slots, len(slo)), np.int64), np.zeros((slots + 1, len(slo)), np.int64)
     for part in stream(workload, seed):
         _add(part.times_ns, part.class_ids, slo, begin, span, slot, arrivals, steps)
     edges = np.minimum(begin + slot * np.arange(slots + 1), begin + span)
@@ -58,8 +59,5 @@ def coarsen(counts: SlotCounts, n: int) -> SlotCounts:
     """Merge every n slots."""
     starts = np.arange(0, len(counts.arrivals), n)
     ends = np.append(starts[1:], len(counts.arrivals))
-    return SlotCounts(
-        counts.edges_ns[np.append(starts, ends[-1:])],
-        np.add.reduceat(counts.arrivals, starts, axis=0),
-        counts.unfinished[ends - 1],
-    )
+    edges = counts.edges_ns[np.append(starts, ends[-1:])]
+    return SlotCounts(edges, np.add.reduceat(counts.arrivals, starts, axis=0), counts.unfinished[ends - 1])

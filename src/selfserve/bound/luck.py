@@ -37,12 +37,10 @@ def credit(factors: np.ndarray, stake: float) -> float:
     if factors[0] == factors[-1]:
         return float(factors[0])
     if stake == 0.0:
-        means = np.cumsum(factors) / n + factors * (1 - done)
-        return float(np.min(means / done))
+        return float(np.min((np.cumsum(factors) / n + factors * (1 - done)) / done))
     # A between two values pays more than A at the lower one, for the same credit: the values themselves suffice.
-    paid = (
-        np.cumsum(np.exp(-stake * (factors - factors[0]))) / n
-    )  # over exp(-stake * least factor), which may underflow
+    # Both terms are over exp(-stake * least factor), which may underflow.
+    paid = np.cumsum(np.exp(-stake * (factors - factors[0]))) / n
     kept = np.log1p(-(1 - done) * np.exp(-stake * factors))
     return float(factors[0] + np.min(kept - np.log(paid)) / stake)
 
@@ -56,11 +54,9 @@ def best_theta(
     total_usd: float, batch_usd: float, service: np.ndarray, launch_usd: float, launches: float, boot: np.ndarray
 ) -> float:
     """Return a theta that costs little for a bill of ``total_usd`` made of draws of these sizes."""
-    candidates = log(1 / RISK) / (total_usd * np.geomspace(1e-5, 0.3, 60)) if total_usd > 0 else np.zeros(0)
-    losses = [
-        margin(theta)
-        + (1 - credit(service, theta * batch_usd)) * total_usd
-        + (1 - credit(boot, theta * launch_usd)) * launch_usd * launches
-        for theta in candidates
-    ]
-    return float(candidates[int(np.argmin(losses))]) if losses else 0.0
+
+    def loss(theta: float) -> float:
+        boots = (1 - credit(boot, theta * launch_usd)) * launch_usd * launches
+        return margin(theta) + (1 - credit(service, theta * batch_usd)) * total_usd + boots
+
+    return float(min(log(1 / RISK) / (total_usd * np.geomspace(1e-5, 0.3, 60)), key=loss)) if total_usd > 0 else 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import time
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
+from selfserve.bound import luck
 from selfserve.bound.certificate import Prices, dearest_batch, repair, value
 from selfserve.bound.counting import SlotCounts, coarsen, count_slots
-from selfserve.bound.luck import best_theta, credit, margin
-from selfserve.bound.options import Option, class_options, machine_kinds
+from selfserve.bound.options import class_options, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.short_slots import piecewise_prices, short_slot_s
 from selfserve.bound.solver import Solution, solve
@@ -37,7 +36,6 @@ MOST_SLOTS = 10_000
 CLOSE = 0.99
 """A run's bound is solved anew if the prices without violations prove less than this share of the strict bound."""
 _KEPT = 8
-_solved: OrderedDict[str, _Solved] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,8 @@ class Bound:
         seconds: time taken.
         split: dollars of the optimum by pool name.
         violations: per class, the share of requests that may be late, below the floor or unanswered.
-        slot_s: length of a slot.
-        relaxation: the programme.
-        solution: its optimum.
-        names: pool, model and class names.
+        relaxation: the programme, and ``solution`` its optimum; None where nothing arrives.
+        scenario: what the bound holds for.
     """
 
     total_usd: float
@@ -63,11 +59,9 @@ class Bound:
     seconds: float
     split: dict[str, float]
     violations: tuple[float, ...]
-    slot_s: float
-    start_s: float
     relaxation: Relaxation | None
     solution: Solution | None
-    names: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    scenario: Scenario
 
     @property
     def plan(self) -> pd.DataFrame:
@@ -77,88 +71,102 @@ class Bound:
         that wait at the slot's end). Times are seconds from the window's start; names that do not apply are empty.
         """
         columns = ["start_s", "quantity", "pool", "model", "class", "value"]
-        r, x = self.relaxation, self.solution
+        r, x, s = self.relaxation, self.solution, self.scenario
         if r is None or x is None:
             return pd.DataFrame(columns=columns)
-        pools, models, classes = self.names
-        starts = self.start_s + np.cumsum(r.lengths) - r.lengths
-        parts = []
+        parts: list[tuple[str, str, str, str, np.ndarray]] = []
         for v, kind in enumerate(r.kinds):
-            parts += [
-                ("ready", pools[kind.pool], "", "", x.ready[:, v]),
-                ("launches", pools[kind.pool], "", "", x.launch[:, v]),
-            ]
-        for k, mine in enumerate(r.options):
-            parts += [
-                ("served", pools[o.pool], models[o.model], classes[k], x.serve[k][:, i]) for i, o in enumerate(mine)
-            ]
-            parts.append(("backlog", "", "", classes[k], x.wait[:, k]))
-        return pd.concat(
-            [pd.DataFrame(dict(zip(columns, (starts, *part), strict=True))) for part in parts], ignore_index=True
-        )
+            name = s.pools[kind.pool].name
+            parts += [("ready", name, "", "", x.ready[:, v]), ("launches", name, "", "", x.launch[:, v])]
+        for k, (c, mine) in enumerate(zip(s.classes, r.options, strict=True)):
+            for i, o in enumerate(mine):
+                parts.append(("served", s.pools[o.pool].name, s.models[o.model].name, c.name, x.serve[k][:, i]))
+            parts.append(("backlog", "", "", c.name, x.wait[:, k]))
+        starts = s.warmup_s + np.cumsum(r.lengths) - r.lengths
+        frames = [pd.DataFrame(dict(zip(columns, (starts, *part), strict=True))) for part in parts]
+        return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A question: what serves which requests, and how much of each class may be given up."""
+
+    workload: Workload
+    scenario: Scenario
+    seed: int
+    pools: tuple[int, ...]
+    slot_s: float
+    violations: tuple[float, ...]
+    reached: tuple[np.ndarray | None, ...]
+
+    def relax(self, counts: SlotCounts, theta: float | None) -> Relaxation:
+        """Set up the relaxation, its boots at what luck leaves of them (None: in the mean)."""
+        s, shares = self.scenario, np.array(self.violations)
+        dearest = max((k.usd_per_s * k.boot_s for k in machine_kinds(s, self.pools)), default=0.0)
+        left = 1.0 if theta is None else luck.credit(_factors(s.vm.boot_spread), theta * dearest)
+        return relax(s, counts, self.pools, shares, self.reached, left)
+
+    def dearest_batch(self, r: Relaxation, fixed: Prices) -> float:
+        kinds = machine_kinds(self.scenario, self.pools)
+        every = [class_options(self.scenario, c, kinds, self.pools) for c in self.scenario.classes]
+        return dearest_batch(r, fixed, every)
+
+    def certify(self, r: Relaxation, prices: Prices, theta: float) -> float:
+        """Return what prices prove, never below 0."""
+        fixed = repair(r, prices)
+        if theta == 0.0:
+            return max(0.0, value(r, fixed))
+        left = luck.credit(_factors(self.scenario.service.spread), theta * self.dearest_batch(r, fixed))
+        return max(0.0, value(r, fixed, left) - luck.margin(theta))
+
+    def theta(self, r: Relaxation, x: Solution) -> float:
+        """Choose the theta of ``luck`` from a coarse look at the window (0 if no time is random)."""
+        service, boot = _factors(self.scenario.service.spread), _factors(self.scenario.vm.boot_spread)
+        if service[0] == service[-1] and boot[0] == boot[-1]:
+            return 0.0
+        launch = max((k.usd_per_s * k.boot_s for k in r.kinds), default=0.0)
+        batch = self.dearest_batch(r, repair(r, x.prices))
+        return luck.best_theta(x.usd, batch, service, launch, float(x.launch.sum()), boot)
+
+
+def _factors(spread: float) -> np.ndarray:
+    return lognormal_table(spread) / 65536
 
 
 @dataclass(frozen=True)
 class _Solved:
-    """A solved relaxation with what re-using its prices for other allowances takes."""
+    """An answer, with what it takes to use its prices for other cases of the window."""
 
-    scenario: Scenario
     counts: SlotCounts
-    pools: tuple[int, ...]
-    violations: np.ndarray
-    reached: Sequence[np.ndarray | None]
     theta: float
     relaxation: Relaxation
     solution: Solution
     certificate: float
 
-    def under(self, violations: np.ndarray, reached: Sequence[np.ndarray | None]) -> float:
-        """Return what these prices prove for other allowances."""
-        r = _relax(self.scenario, self.counts, self.pools, violations, reached, self.theta)
-        return _certify(self.scenario, self.pools, r, self.solution.prices, self.theta)
+
+_solved: dict[str, _Solved] = {}
 
 
-def _spread_factors(scenario: Scenario) -> tuple[np.ndarray, np.ndarray]:
-    """Return the equally likely factors of service and boot times."""
-    return lognormal_table(scenario.service.spread) / 65536, lognormal_table(scenario.vm.boot_spread) / 65536
+def _solve(case: _Case) -> _Solved:
+    """Solve a case, or find it among the last ones."""
+    key = hashlib.sha256(pickle.dumps(case)).hexdigest()
+    found = _solved.pop(key, None) or _solve_anew(case)
+    _solved[key] = found
+    while len(_solved) > _KEPT:
+        del _solved[next(iter(_solved))]
+    return found
 
 
-def _relax(
-    scenario: Scenario,
-    counts: SlotCounts,
-    pools: Sequence[int],
-    violations: np.ndarray,
-    reached: Sequence[np.ndarray | None],
-    theta: float,
-) -> Relaxation:
-    boot = _spread_factors(scenario)[1]
-    dearest = max((k.usd_per_s * k.boot_s for k in machine_kinds(scenario, pools)), default=0.0)
-    boot_credit = credit(boot, theta * dearest)
-    return relax(scenario, counts, pools, violations=violations, reached=reached, boot_credit=boot_credit)
-
-
-def _every_option(scenario: Scenario, pools: Sequence[int]) -> tuple[tuple[Option, ...], ...]:
-    kinds = machine_kinds(scenario, pools)
-    return tuple(tuple(class_options(scenario, c, kinds, pools)) for c in scenario.classes)
-
-
-def _certify(scenario: Scenario, pools: Sequence[int], r: Relaxation, prices: Prices, theta: float) -> float:
-    """Return what prices prove, never below 0."""
-    fixed = repair(r, prices)
-    if theta == 0.0:
-        return max(0.0, value(r, fixed))
-    stake = theta * dearest_batch(r, fixed, _every_option(scenario, pools))
-    return max(0.0, value(r, fixed, credit(_spread_factors(scenario)[0], stake)) - margin(theta))
-
-
-def _theta(scenario: Scenario, pools: Sequence[int], r: Relaxation, x: Solution) -> float:
-    """Choose the theta of ``luck`` from a coarse look at the window (0 if no time is random)."""
-    service, boot = _spread_factors(scenario)
-    if service[0] == service[-1] and boot[0] == boot[-1]:
-        return 0.0
-    batch = dearest_batch(r, repair(r, x.prices), _every_option(scenario, pools))
-    launch = max((k.usd_per_s * k.boot_s for k in r.kinds), default=0.0)
-    return best_theta(x.usd, batch, service, launch, float(x.launch.sum()), boot)
+def _solve_anew(case: _Case) -> _Solved:
+    counts = count_slots(case.workload, case.scenario, case.seed, case.slot_s)
+    first = case.relax(coarsen(counts, COARSE), None)
+    look = solve(first)
+    theta = case.theta(first, look)
+    r = case.relax(counts, theta)
+    # where requests may be dropped, rows that link all slots make the simplex method crawl
+    priced = bool(r.allowed.any()) and r.slots > FEW_SLOTS
+    solution = solve(r, _links(first, look, r) if priced else None)
+    return _Solved(counts, theta, r, solution, case.certify(r, solution.prices, theta))
 
 
 def _links(coarse: Relaxation, x: Solution, fine: Relaxation) -> np.ndarray:
@@ -168,86 +176,32 @@ def _links(coarse: Relaxation, x: Solution, fine: Relaxation) -> np.ndarray:
     return np.append(mean, x.links[len(coarse.windows) :])
 
 
-def _short_slots(
-    scenario: Scenario, workload: Workload, seed: int, pools: tuple[int, ...], slot_s: float, case: _Solved
-) -> float:
-    """Return what short slots prove, for the allowances of a case solved on longer ones."""
-    parts = max(1, round(slot_s / short_slot_s(scenario, workload.seconds - scenario.warmup_s)))
-    counts = count_slots(workload, scenario, seed, slot_s / parts)
-    r = _relax(scenario, counts, pools, case.violations, case.reached, case.theta)
-    long, x = case.relaxation, case.solution
-    prices = piecewise_prices(r, _links(long, x, r), long, repair(long, x.prices))
-    return _certify(scenario, pools, r, prices, case.theta)
+def _short_slots(case: _Case, found: _Solved) -> float:
+    """Return what short slots prove for a case solved on longer ones."""
+    parts = max(1, round(case.slot_s / short_slot_s(case.scenario, case.workload.seconds - case.scenario.warmup_s)))
+    counts = count_slots(case.workload, case.scenario, case.seed, case.slot_s / parts)
+    r, long, x = case.relax(counts, found.theta), found.relaxation, found.solution
+    return case.certify(r, piecewise_prices(r, _links(long, x, r), long, repair(long, x.prices)), found.theta)
 
 
-def _fingerprint(*parts: object) -> str:
-    return hashlib.sha256(pickle.dumps(parts)).hexdigest()
-
-
-def _solve(
-    scenario: Scenario,
-    workload: Workload,
-    seed: int,
-    pools: tuple[int, ...],
-    slot_s: float,
-    violations: np.ndarray,
-    reached: Sequence[np.ndarray | None],
-) -> _Solved:
-    """Solve a case, or find it among the last ones."""
-    key = _fingerprint(
-        scenario,
-        workload.counts,
-        workload.times_ns,
-        workload.thresholds,
-        seed,
-        pools,
-        slot_s,
-        violations,
-        list(reached),
-    )
-    if key in _solved:
-        _solved.move_to_end(key)
-        return _solved[key]
-    counts = count_slots(workload, scenario, seed, slot_s)
-    first = relax(scenario, coarsen(counts, COARSE), pools, violations=violations, reached=reached)
-    look = solve(first)
-    theta = _theta(scenario, pools, first, look)
-    r = _relax(scenario, counts, pools, violations, reached, theta)
-    # where requests may be dropped, rows that link all slots make the simplex method crawl
-    priced = bool(r.allowed.any()) and r.slots > FEW_SLOTS
-    solution = solve(r, _links(first, look, r) if priced else None)
-    certificate = _certify(scenario, pools, r, solution.prices, theta)
-    _solved[key] = _Solved(scenario, counts, pools, violations, reached, theta, r, solution, certificate)
-    while len(_solved) > _KEPT:
-        _solved.popitem(last=False)
-    return _solved[key]
-
-
-def _slot_length(workload: Workload, scenario: Scenario, slot_s: float) -> float:
-    """Lengthen slots by whole factors until a window has few enough."""
-    slots = max(0.0, workload.seconds - scenario.warmup_s) / slot_s
-    return slot_s * max(1, int(np.ceil(slots / MOST_SLOTS)))
-
-
-def _pools(scenario: Scenario, resources: Sequence[str] | None) -> tuple[int, ...]:
+def _case(
+    workload: Workload, scenario: Scenario, seed: int, resources: Sequence[str] | None, violations: object,
+    accuracy: Mapping[int, np.ndarray], slot_s: float,
+) -> _Case:  # fmt: skip
     names = [p.name for p in scenario.pools]
-    if resources is None:
-        return tuple(range(len(names)))
-    for name in resources:
+    for name in resources or ():
         if name not in names:
             raise InputError(
                 f"resources: pool {name!r} is not in scenario {scenario.name} (its pools: {', '.join(names)})"
             )
-    return tuple(i for i, name in enumerate(names) if name in resources)
-
-
-def _shares(scenario: Scenario, violations: float | Sequence[float] | None) -> np.ndarray:
-    shares = np.broadcast_to(
-        np.asarray(0.0 if violations is None else violations, dtype=float), (len(scenario.classes),)
-    )
+    pools = tuple(i for i, name in enumerate(names) if resources is None or name in resources)
+    shares = np.broadcast_to(np.asarray(0.0 if violations is None else violations, dtype=float), len(scenario.classes))
     if not ((shares >= 0) & (shares <= 1)).all():
         raise InputError(f"violations: {violations}: right is a share from 0 to 1, or one for each class")
-    return shares.copy()
+    slots = max(0.0, workload.seconds - scenario.warmup_s) / slot_s
+    slot_s *= max(1, int(np.ceil(slots / MOST_SLOTS)))
+    reached = tuple(accuracy.get(k) for k in range(len(scenario.classes)))
+    return _Case(workload, scenario, seed, pools, slot_s, tuple(shares.tolist()), reached)
 
 
 def _split(r: Relaxation, x: Solution, pools: Sequence[str]) -> dict[str, float]:
@@ -288,25 +242,17 @@ def bound(
         InputError: an unknown pool, a share outside 0 to 1, or no plan that serves every request in time.
     """
     started = time.perf_counter()
-    pools, shares = _pools(scenario, resources), _shares(scenario, violations)
-    reached = [None if accuracy is None else accuracy.get(k) for k in range(len(scenario.classes))]
-    slot = _slot_length(workload, scenario, slot_s)
-    names = (
-        tuple(p.name for p in scenario.pools),
-        tuple(m.name for m in scenario.models),
-        tuple(c.name for c in scenario.classes),
-    )
-    shared = (tuple(shares.tolist()), slot, scenario.warmup_s)
+    case = _case(workload, scenario, seed, resources, violations, accuracy or {}, slot_s)
+    names = [p.name for p in scenario.pools]
     if workload.counts[int(scenario.warmup_s) :].sum() == 0:
-        zero = dict.fromkeys(names[0], 0.0)
-        return Bound(0.0, 0.0, effort, time.perf_counter() - started, zero, *shared, None, None, names)
-    case = _solve(scenario, workload, seed, pools, slot, shares, reached)
-    r, x, certificate = case.relaxation, case.solution, case.certificate
+        nothing = dict.fromkeys(names, 0.0)
+        return Bound(0.0, 0.0, effort, time.perf_counter() - started, nothing, case.violations, None, None, scenario)
+    found = _solve(case)
+    r, x, certificate = found.relaxation, found.solution, found.certificate
     if effort == "cuts":
-        certificate = max(certificate, _short_slots(scenario, workload, seed, pools, slot, case))
-    total = max(x.usd, certificate)
-    seconds = time.perf_counter() - started
-    return Bound(total, certificate, effort, seconds, _split(r, x, names[0]), *shared, r, x, names)
+        certificate = max(certificate, _short_slots(case, found))
+    seconds, split = time.perf_counter() - started, _split(r, x, names)
+    return Bound(max(x.usd, certificate), certificate, effort, seconds, split, case.violations, r, x, scenario)
 
 
 def oracle_for(result: Result, workload: Workload, scenario: Scenario) -> Bound:
@@ -318,23 +264,23 @@ def oracle_for(result: Result, workload: Workload, scenario: Scenario) -> Bound:
     """
     totals = result.class_totals
     given_up = (totals["late_or_below"] + totals["rejected"]).to_numpy(dtype=float)
-    shares = given_up / np.maximum(1.0, totals["requests"].to_numpy(dtype=float))
+    shares = (given_up / np.maximum(1.0, totals["requests"].to_numpy(dtype=float))).tolist()
     accuracy: dict[int, np.ndarray] = {}
     for k, c in enumerate(scenario.classes):
         mine = result.windows[result.windows["class"] == c.name].sort_values("start_s")
         if c.mean_accuracy_pct is not None:
             accuracy[k] = (mine["accuracy_sum"] / mine["answers"].clip(lower=1)).to_numpy(dtype=float)
+    proven = 0.0
     try:
         strict = bound(workload, scenario, result.seed)
-    except InputError:  # impossible without violations: solve for those of this run
-        return bound(workload, scenario, result.seed, violations=shares.tolist(), accuracy=accuracy)
-    if strict.relaxation is None:
-        return strict
-    reached = [accuracy.get(k) for k in range(len(scenario.classes))]
-    pools = _pools(scenario, None)
-    case = _solve(scenario, workload, result.seed, pools, strict.slot_s, np.zeros(len(shares)), [None] * len(shares))
-    proven = case.under(shares, reached)
-    if proven >= CLOSE * strict.certificate_usd:
-        return replace(strict, certificate_usd=proven, method="prices", violations=tuple(shares.tolist()))
-    own = bound(workload, scenario, result.seed, violations=shares.tolist(), accuracy=accuracy)
+        if strict.relaxation is None:
+            return strict
+        found = _solve(_case(workload, scenario, result.seed, None, None, {}, 10.0))
+        case = _case(workload, scenario, result.seed, None, shares, accuracy, 10.0)
+        proven = case.certify(case.relax(found.counts, found.theta), found.solution.prices, found.theta)
+        if proven >= CLOSE * strict.certificate_usd:
+            return replace(strict, certificate_usd=proven, method="prices", violations=case.violations)
+    except InputError:
+        pass  # impossible without violations: solve for those of this run
+    own = bound(workload, scenario, result.seed, violations=shares, accuracy=accuracy)
     return replace(own, certificate_usd=max(own.certificate_usd, proven))

@@ -21,12 +21,9 @@ class Kind:
     pool: int
     usd_per_s: float
     slots: int
-    boot_s: float
-    """Mean seconds from running to ready, all of them billed."""
-    first_ready_s: float
-    """No machine is ready before this time, seconds from the window's start."""
-    most_ready: float
-    """Most machines that can serve at once."""
+    boot_s: float  #: mean seconds from running to ready, all of them billed
+    first_ready_s: float  #: no machine is ready before this time, seconds from the window's start
+    most_ready: float  #: most machines that can serve at once
 
 
 @dataclass(frozen=True)
@@ -35,17 +32,17 @@ class Option:
 
     pool: int
     model: int
-    kind: int
-    """Index of the machine kind, -1 for functions."""
-    work_s: float
-    """Least slot-seconds a request (functions: 0)."""
-    usd: float
-    """Least dollars a request (machines: 0)."""
+    kind: int  #: index of the machine kind, -1 for functions
+    work_s: float  #: least slot-seconds a request (functions: 0)
+    usd: float  #: least dollars a request (machines: 0)
     accuracy: float
-    largest: int
-    """Largest batch that can be in time."""
-    batch_usd: float
-    """Dollars of execution of the dearest such batch (machines: 0)."""
+    largest: int  #: largest batch that can be in time
+    batch_usd: float  #: dollars of execution of the dearest such batch (machines: 0)
+
+
+def largest_batch(pool: Pool) -> int:
+    """Return the largest batch that all models of a pool were profiled with (physics rule 5.7)."""
+    return min(int(np.flatnonzero(pool.service_ns[m])[-1]) for m in pool.models)
 
 
 def machine_kinds(scenario: Scenario, allowed: Collection[int]) -> list[Kind]:
@@ -57,33 +54,13 @@ def machine_kinds(scenario: Scenario, allowed: Collection[int]) -> list[Kind]:
     kinds = []
     for p in sorted(allowed):
         pool = scenario.pools[p]
-        if pool.is_function:
-            continue
-        # A released machine works on for one service at most. While no new machine can become ready in that time, all
-        # that serve were once counted together, so that the pool's limit holds for them too.
-        longest = int(pool.service_ns.max()) * slowest // UNIT / NS
-        limit = float(pool.max_machines) if longest <= first else np.inf
-        kinds.append(Kind(p, pool.usd_per_hour / 3600, pool.slots, boot / NS, first, limit))
+        if not pool.is_function:
+            # A released machine works on for one service at most. While no new machine can become ready in that time,
+            # all that serve were once counted together, so that the pool's limit holds for them too.
+            longest = int(pool.service_ns.max()) * slowest // UNIT / NS
+            limit = float(pool.max_machines) if longest <= first else np.inf
+            kinds.append(Kind(p, pool.usd_per_hour / 3600, pool.slots, boot / NS, first, limit))
     return kinds
-
-
-def _batches_in_time(scenario: Scenario, pool: Pool, model: int, slo_ns: int) -> list[int]:
-    """Return the batch sizes whose luckiest service is within the SLO."""
-    luckiest = int(lognormal_table(scenario.service.spread)[0])
-    largest = min(int(np.flatnonzero(pool.service_ns[m])[-1]) for m in pool.models)  # physics rule 5.7
-    sizes = range(1, largest + 1)
-    return [
-        b
-        for b in sizes
-        if pool.service_ns[model, b] and max(1, int(pool.service_ns[model, b]) * luckiest >> 16) <= slo_ns
-    ]
-
-
-def _function_price(pool: Pool) -> float:
-    """Return the least dollars per second of execution; a pool of one model may be provisioned and never idle."""
-    on_demand = pool.usd_per_busy_hour
-    provisioned = pool.usd_per_hour + pool.usd_per_busy_hour_provisioned
-    return (min(on_demand, provisioned) if len(pool.models) == 1 else on_demand) / 3600
 
 
 def class_options(
@@ -91,22 +68,24 @@ def class_options(
 ) -> list[Option]:
     """Return the options of a class that meet its floor and can be in time, dominated ones included.
 
-    Service times are rounded down to nanoseconds after the draw is applied (rule 2.3): a factor x on a mean S gives
-    more than x S - 1 >= x (S - 1/least x), hence the small ``cut``.
+    A batch is in time if its luckiest service is. Service times are rounded down to nanoseconds after the draw is
+    applied (rule 2.3): a factor x on a mean S gives more than x S - 1 >= x (S - 1/least x), hence the small cut.
+    A function pool of one model may be provisioned and never idle: its price is the lower of the two.
     """
     luckiest = int(lognormal_table(scenario.service.spread)[0])
-    cut = UNIT / luckiest
     options = []
     for p in sorted(allowed):
         pool = scenario.pools[p]
+        provisioned = pool.usd_per_hour + pool.usd_per_busy_hour_provisioned if len(pool.models) == 1 else np.inf
+        price = min(pool.usd_per_busy_hour, provisioned) / 3600
         for m in pool.models:
+            mean = {b: int(pool.service_ns[m, b]) for b in range(1, largest_batch(pool) + 1)}
+            sizes = [b for b, ns in mean.items() if ns and max(1, ns * luckiest >> 16) <= to_ns(wanted.slo_s)]
             accuracy = scenario.models[m].accuracy_pct
-            sizes = _batches_in_time(scenario, pool, m, to_ns(wanted.slo_s))
             if accuracy < wanted.min_accuracy_pct or not sizes:
                 continue
-            seconds = {b: max(0.0, int(pool.service_ns[m, b]) - cut) / NS for b in sizes}
+            seconds = {b: max(0.0, mean[b] - UNIT / luckiest) / NS for b in sizes}
             if pool.is_function:
-                price = _function_price(pool)
                 usd = min((s * price + pool.usd_per_request) / b for b, s in seconds.items())
                 dearest = max(seconds.values()) * price
                 options.append(Option(p, m, -1, 0.0, usd, accuracy, max(sizes), dearest))
@@ -125,19 +104,14 @@ def prune(options: list[Option], needs_mean: bool) -> list[Option]:
     """
     kept: list[Option] = []
     for kind in sorted({o.kind for o in options}):
-        mine = sorted(
-            (o for o in options if o.kind == kind), key=lambda o: (o.work_s + o.usd, -o.accuracy, o.pool, o.model)
-        )
-        if not needs_mean:
-            kept.append(mine[0])
-            continue
-        hull: list[Option] = []
-        for o in mine:  # upper left hull of (cost, accuracy), by rising cost
-            if hull and o.accuracy <= hull[-1].accuracy:
-                continue
-            while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-2], o):
-                hull.pop()
-            hull.append(o)
+        mine = [o for o in options if o.kind == kind]
+        mine.sort(key=lambda o: (o.work_s + o.usd, -o.accuracy, o.pool, o.model))
+        hull = mine[:1]
+        for o in mine[1:] if needs_mean else ():  # upper left hull of (cost, accuracy), by rising cost
+            if o.accuracy > hull[-1].accuracy:
+                while len(hull) > 1 and _gain(hull[-2], hull[-1]) <= _gain(hull[-2], o):
+                    hull.pop()
+                hull.append(o)
         kept += hull
     return kept
 

@@ -14,12 +14,12 @@ from math import ceil
 import numpy as np
 
 from selfserve.bound.counting import SlotCounts, coarsen, count_slots
-from selfserve.bound.options import Option, class_options, machine_kinds
+from selfserve.bound.options import Option, class_options, largest_batch, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.solver import Solution, solve
 from selfserve.errors import InputError
 from selfserve.protocol import Policy, Step
-from selfserve.scenario import Pool, RequestClass, Scenario
+from selfserve.scenario import RequestClass, Scenario
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
@@ -55,130 +55,99 @@ class Lane:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the clairvoyant policy executes.
+    """What the clairvoyant policy executes."""
 
-    Attributes:
-        start_s: start of the first slot of the weights, seconds from the window's start.
-        slot_s: length of a slot and of a decision interval.
-        machines: int [n, P] targets of consecutive intervals from time 0.
-        lanes: of each class.
-        weights: of each class, [T, lanes] share of its arrivals.
-        arrivals: [T, K] known arrivals.
-        batch_max: [P].
-        batch_wait_s: [P].
-        margin: points of accuracy by which classes aim over their mean.
-    """
-
-    start_s: float
-    slot_s: float
-    machines: np.ndarray
-    lanes: tuple[tuple[Lane, ...], ...]
-    weights: tuple[np.ndarray, ...]
-    arrivals: np.ndarray
-    batch_max: tuple[int, ...]
-    batch_wait_s: tuple[float, ...]
-    margin: float
+    start_s: float  #: start of the first slot of the weights, seconds from the window's start
+    slot_s: float  #: length of a slot and of a decision interval
+    machines: np.ndarray  #: int [n, P] targets of consecutive intervals from time 0
+    lanes: tuple[tuple[Lane, ...], ...]  #: of each class
+    weights: tuple[np.ndarray, ...]  #: of each class, [T, lanes] share of its arrivals
+    arrivals: np.ndarray  #: [T, K] known arrivals
+    batch_max: tuple[int, ...]  #: [P]
+    batch_wait_s: tuple[float, ...]  #: [P]
+    margin: float  #: points of accuracy by which classes aim over their mean
 
 
-@dataclass(frozen=True)
 class _Way:
     """How a plan serves, before machines are counted: batch sizes, waits and where a class goes at the last moment."""
 
-    batch: tuple[int, ...]
-    wait_s: tuple[float, ...]
+    def __init__(self, scenario: Scenario, batch: dict[int, int]) -> None:
+        self.scenario = scenario
+        self.batch = tuple(min(batch.get(p, 1), largest_batch(x)) for p, x in enumerate(scenario.pools))
+        wait = FILL_SHARE * min(c.slo_s for c in scenario.classes)
+        self.wait_s = tuple(wait if b > 1 else 0.0 for b in self.batch)
+        self.options = [self._executable(c) for c in scenario.classes]
 
-    def service_s(self, scenario: Scenario, o: Option) -> float:
+    def service_s(self, o: Option) -> float:
         """Return the longest time from dispatch to answer that is allowed for."""
-        pool = scenario.pools[o.pool]
-        return pool.service_s(o.model, self.batch[o.pool]) * (1 + TAIL * scenario.service.spread)
+        mean = self.scenario.pools[o.pool].service_s(o.model, self.batch[o.pool])
+        return mean * (1 + TAIL * self.scenario.service.spread)
 
+    def _executable(self, wanted: RequestClass) -> list[Option]:
+        """Return the options of a class that can be used, with the work or dollars that they then take."""
+        pools, found = self.scenario.pools, []
+        everything = range(len(pools))
+        for o in class_options(self.scenario, wanted, machine_kinds(self.scenario, everything), everything):
+            pool, b = pools[o.pool], self.batch[o.pool]
+            if self.service_s(o) + self.wait_s[o.pool] > LATEST_SHARE * wanted.slo_s:
+                continue
+            seconds = pool.service_s(o.model, b)
+            usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0
+            found.append(replace(o, usd=usd, work_s=0.0 if pool.is_function else seconds / b))
+        return sorted(found, key=lambda o: o.kind < 0)  # machines first
 
-def _largest_batch(pool: Pool) -> int:
-    return min(int(np.flatnonzero(pool.service_ns[m])[-1]) for m in pool.models)
+    def fallback(self, k: int) -> Option | None:
+        """Return the cheapest function that meets the class's accuracy, or else its most accurate one."""
+        functions, c = [o for o in self.options[k] if o.kind < 0], self.scenario.classes[k]
+        enough = [o for o in functions if o.accuracy >= max(c.min_accuracy_pct, c.mean_accuracy_pct or 0.0)]
+        if enough:
+            return min(enough, key=lambda o: (o.usd, o.pool, o.model))
+        return max(functions, key=lambda o: (o.accuracy, -o.usd), default=None)
 
+    def leave_slack_s(self, k: int, mine: Option) -> float:
+        """Return how long before its deadline a request that would run ``mine`` gives up its queue.
 
-def _way(scenario: Scenario, batch: dict[int, int]) -> _Way:
-    """Return a way with the given batch sizes, which may wait for a share of the shortest SLO to fill."""
-    wait = FILL_SHARE * min(c.slo_s for c in scenario.classes)
-    sizes = tuple(min(batch.get(p, 1), _largest_batch(x)) for p, x in enumerate(scenario.pools))
-    return _Way(sizes, tuple(wait if b > 1 else 0.0 for b in sizes))
+        In time for the function that takes it then, for a new container of it where the SLO leaves room, and not later
+        than a start on ``mine`` could still be in time.
+        """
+        function, slo_s = self.fallback(k), self.scenario.classes[k].slo_s
+        if function is None:
+            return -np.inf
+        needed = self.service_s(function) + self.wait_s[function.pool] + 0.005
+        if needed + self.scenario.function.init_s < 0.6 * slo_s:
+            needed += self.scenario.function.init_s
+        return min(max(needed, self.service_s(mine)), 0.8 * slo_s)
 
+    def rescue(self, k: int, mine: Option) -> Option:
+        """Return the quickest option of the same pool: it answers where ``mine`` would be too late."""
+        return min((o for o in self.options[k] if o.pool == mine.pool), key=lambda o: (o.work_s, o.model))
 
-def _executable(scenario: Scenario, way: _Way, wanted: RequestClass) -> list[Option]:
-    """Return the options of a class that the way can use, with the work or dollars that they then take."""
-    everything = range(len(scenario.pools))
-    options = []
-    for o in class_options(scenario, wanted, machine_kinds(scenario, everything), everything):
-        pool, b = scenario.pools[o.pool], way.batch[o.pool]
-        if way.service_s(scenario, o) + way.wait_s[o.pool] > LATEST_SHARE * wanted.slo_s:
-            continue
-        seconds = pool.service_s(o.model, b)
-        usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0
-        options.append(replace(o, usd=usd, work_s=0.0 if pool.is_function else seconds / b))
-    return sorted(options, key=lambda o: o.kind < 0)  # machines first
+    def lane(self, k: int, mine: Option) -> Lane:
+        """Return a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""
+        function, quick = self.fallback(k), self.rescue(k, mine)
+        if mine.kind < 0:
+            return Lane((Step(mine.pool, mine.model),), mine.accuracy)
+        if self.scenario.classes[k].mean_accuracy_pct is not None and quick.model != mine.model:
+            slack, late_slack = self.leave_slack_s(k, quick), self.service_s(mine)
+            first = Step(mine.pool, mine.model, leave_slack_s=slack, late_model=quick.model, late_slack_s=late_slack)
+        else:
+            first = Step(mine.pool, mine.model, leave_slack_s=self.leave_slack_s(k, mine))
+        return Lane((first,) if function is None else (first, Step(function.pool, function.model)), mine.accuracy)
 
+    def planning_scenario(self) -> Scenario:
+        """Return the scenario with each SLO cut to the longest wait before a request leaves its queue."""
+        classes = []
+        for k, c in enumerate(self.scenario.classes):
+            slacks = [self.leave_slack_s(k, self.rescue(k, o)) for o in self.options[k] if o.kind >= 0]
+            slack = max([x for x in slacks if x > 0], default=0.0)
+            classes.append(replace(c, slo_s=max(c.slo_s - slack, 0.05 * c.slo_s)))
+        return replace(self.scenario, classes=tuple(classes))
 
-def _fallback(wanted: RequestClass, options: list[Option]) -> Option | None:
-    """Return the cheapest function that meets the class's accuracy, or else its most accurate one."""
-    functions = [o for o in options if o.kind < 0]
-    demand = max(wanted.min_accuracy_pct, wanted.mean_accuracy_pct or 0.0)
-    enough = [o for o in functions if o.accuracy >= demand]
-    if enough:
-        return min(enough, key=lambda o: (o.usd, o.pool, o.model))
-    return max(functions, key=lambda o: (o.accuracy, -o.usd), default=None)
-
-
-def _leave_slack_s(scenario: Scenario, way: _Way, wanted: RequestClass, options: list[Option], mine: Option) -> float:
-    """Return how long before its deadline a request that would run ``mine`` gives up its queue.
-
-    In time for the function that takes it then, for a new container of it where the SLO leaves room, and not later than
-    a start on ``mine`` could still be in time.
-    """
-    function = _fallback(wanted, options)
-    if function is None:
-        return -np.inf
-    needed = way.service_s(scenario, function) + way.wait_s[function.pool] + 0.005
-    if needed + scenario.function.init_s < 0.6 * wanted.slo_s:
-        needed += scenario.function.init_s
-    return min(max(needed, way.service_s(scenario, mine)), 0.8 * wanted.slo_s)
-
-
-def _rescue(options: list[Option], mine: Option) -> Option:
-    """Return the quickest option of the same pool: it answers where ``mine`` would be too late."""
-    return min((o for o in options if o.pool == mine.pool), key=lambda o: (o.work_s, o.model))
-
-
-def _steps(
-    scenario: Scenario, way: _Way, wanted: RequestClass, options: list[Option], mine: Option
-) -> tuple[Step, ...]:
-    """Return the steps of a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""
-    function = _fallback(wanted, options)
-    if mine.kind < 0:
-        return (Step(mine.pool, mine.model),)
-    quick = _rescue(options, mine)
-    late: dict[str, object] = {}
-    if wanted.mean_accuracy_pct is not None and quick.model != mine.model:
-        late = {"late_model": quick.model, "late_slack_s": way.service_s(scenario, mine)}
-    slack = _leave_slack_s(scenario, way, wanted, options, quick if late else mine)
-    first = Step(mine.pool, mine.model, leave_slack_s=slack, **late)  # type: ignore[arg-type]
-    return (first,) if function is None else (first, Step(function.pool, function.model))
-
-
-def _planning_scenario(scenario: Scenario, way: _Way, options: list[list[Option]]) -> Scenario:
-    """Return the scenario with each SLO cut to the longest wait before a request leaves its queue."""
-    classes = []
-    for c, mine in zip(scenario.classes, options, strict=True):
-        slacks = [_leave_slack_s(scenario, way, c, mine, _rescue(mine, o)) for o in mine if o.kind >= 0]
-        slack = max([x for x in slacks if x > 0], default=0.0)
-        classes.append(replace(c, slo_s=max(c.slo_s - slack, 0.05 * c.slo_s)))
-    return replace(scenario, classes=tuple(classes))
-
-
-def _solve(scenario: Scenario, counts: SlotCounts, options: list[list[Option]]) -> tuple[Relaxation, Solution]:
-    everything = range(len(scenario.pools))
-    nothing = np.zeros(len(scenario.classes))
-    r = relax(scenario, counts, everything, violations=nothing, reached=[None] * len(nothing), options=options)
-    return r, solve(r)
+    def solve(self, counts: SlotCounts) -> tuple[Relaxation, Solution]:
+        """Solve the relaxation on what this way can use."""
+        everything, nothing = range(len(self.scenario.pools)), np.zeros(len(self.options))
+        r = relax(self.scenario, counts, everything, nothing, [None] * len(nothing), options=self.options)
+        return r, solve(r)
 
 
 def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float) -> _Way:
@@ -187,37 +156,31 @@ def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float) 
     batch: dict[int, int] = {}
     for p, pool in enumerate(scenario.pools):
         costs = {}
-        for b in [b for b in BATCHES if b <= _largest_batch(pool)]:
-            way = _way(scenario, batch | {p: b})
+        for b in [b for b in BATCHES if b <= largest_batch(pool)]:
             try:
-                costs[b] = _solve(scenario, counts, [_executable(scenario, way, c) for c in scenario.classes])[1].usd
+                costs[b] = _Way(scenario, batch | {p: b}).solve(counts)[1].usd
             except InputError:  # a class is left without an option, or without enough machines
                 continue
         if costs:
             batch[p] = min(costs, key=lambda b: (costs[b], b))
-    return _way(scenario, batch)
+    return _Way(scenario, batch)
 
 
-def _targets(
-    scenario: Scenario, r: Relaxation, x: Solution, start_s: float, slot_s: float, reserve: float
-) -> np.ndarray:
+def _targets(scenario: Scenario, r: Relaxation, x: Solution, slot_s: float, reserve: float) -> np.ndarray:
     """Return machine targets of consecutive intervals from time 0, int [n, P].
 
     A machine asked for now is ready a lead later: the target is the most that the plan needs from now to then.
     """
-    slots, before = r.slots, ceil(start_s / slot_s)
+    before = ceil(scenario.warmup_s / slot_s)
     lead = scenario.vm.pending_s + scenario.vm.boot_s * (1 + BOOT_TAIL * scenario.vm.boot_spread)
     ahead = ceil(lead / slot_s)
-    need = np.zeros((slots, len(scenario.pools)), dtype=np.int64)
+    need = np.zeros((r.slots, len(scenario.pools)), dtype=np.int64)
     for v, kind in enumerate(r.kinds):
         # rounding at a fixed fraction keeps the plan's launches: each machine's share is one layer of it
         need[:, kind.pool] = np.floor(x.ready[:, v] * (1 + reserve) + 1 - ROUND_UP_FROM)
-    targets = np.zeros((before + slots, need.shape[1]), dtype=np.int64)
-    for i in range(before + slots):
-        now = i - before
-        targets[i] = need[max(0, now) : max(1, now + ahead + 1)].max(axis=0)
-        if now < 0:
-            targets[i] = np.ceil(targets[i] * WARMUP_FLEET)
+    ready = [need[max(0, now) : max(1, now + ahead + 1)].max(axis=0) for now in range(-before, r.slots)]
+    targets = np.array(ready, dtype=np.int64).reshape(len(ready), need.shape[1])
+    targets[:before] = np.ceil(targets[:before] * WARMUP_FLEET)
     return targets
 
 
@@ -227,9 +190,9 @@ def _weights(r: Relaxation, x: Solution, k: int, options: list[Option]) -> np.nd
     Functions that take less than half of a class in a slot get none of it: what machines cannot do in time leaves their
     queues at the last moment, which needs fewer functions than a forecast for each request would.
     """
-    served = np.zeros((r.slots, len(options)))
+    served, place = np.zeros((r.slots, len(options))), {(o.pool, o.model): j for j, o in enumerate(options)}
     for i, o in enumerate(r.options[k]):
-        served[:, next(j for j, y in enumerate(options) if (y.pool, y.model) == (o.pool, o.model))] = x.serve[k][:, i]
+        served[:, place[o.pool, o.model]] = x.serve[k][:, i]
     function = np.array([o.kind < 0 for o in options])
     some = served[:, ~function].sum(1) >= 0.5 * served.sum(1)
     served[np.ix_(some, function)] = 0.0
@@ -241,21 +204,19 @@ def _weights(r: Relaxation, x: Solution, k: int, options: list[Option]) -> np.nd
 def make_plans(workload: Workload, scenario: Scenario, seed: int, slot_s: float) -> Callable[[float, float], Plan]:
     """Return the plan of a window as a function of reserve (share of machines over it) and accuracy margin."""
     way = _best_way(scenario, workload, seed, slot_s)
-    options = [_executable(scenario, way, c) for c in scenario.classes]
-    planning = _planning_scenario(scenario, way, options)
-    r, x = _solve(scenario, count_slots(workload, planning, seed, slot_s), options)
+    r, x = way.solve(count_slots(workload, way.planning_scenario(), seed, slot_s))
     lanes, weights = [], []
-    for k, (c, mine) in enumerate(zip(scenario.classes, options, strict=True)):
+    for k, mine in enumerate(way.options):
         share = _weights(r, x, k, mine)
         used = np.flatnonzero(share.any(axis=0))
-        lanes.append(tuple(Lane(_steps(scenario, way, c, mine, mine[i]), mine[i].accuracy) for i in used))
+        lanes.append(tuple(way.lane(k, mine[i]) for i in used))
         weights.append(share[:, used])
 
     def plan(reserve: float, margin: float) -> Plan:
-        machines = _targets(scenario, r, x, scenario.warmup_s, slot_s, reserve)
         return Plan(
-            scenario.warmup_s, slot_s, machines, tuple(lanes), tuple(weights), r.arrivals, way.batch, way.wait_s, margin
-        )
+            scenario.warmup_s, slot_s, _targets(scenario, r, x, slot_s, reserve), tuple(lanes), tuple(weights),
+            r.arrivals, way.batch, way.wait_s, margin,
+        )  # fmt: skip
 
     return plan
 
@@ -275,21 +236,22 @@ def best_plan(
     Raises:
         InputError: a class that nothing can serve in time.
     """
-    plan = make_plans(workload, scenario, seed, slot_s)
-    margins = list(MARGINS)
+    plan, margins = make_plans(workload, scenario, seed, slot_s), list(MARGINS)
     best: tuple[bool, float, Plan] | None = None
     for reserve in RESERVES:
         if best is not None and np.array_equal(plan(reserve, margins[0]).machines, best[2].machines):
             continue  # whole machines: the same fleet
-        seen = simulate(scenario, workload, execute(plan(reserve, margins[0])), seed).summary
-        while seen["accuracy_violation_pct"] > TOLERATED_PCT and len(margins) > 1:
+        while True:
+            mine = plan(reserve, margins[0])
+            seen = simulate(scenario, workload, execute(mine), seed).summary
+            if seen["accuracy_violation_pct"] <= TOLERATED_PCT or len(margins) == 1:
+                break
             del margins[0]
-            seen = simulate(scenario, workload, execute(plan(reserve, margins[0])), seed).summary
         violated = max(seen["slo_violation_pct"], seen["accuracy_violation_pct"])
         bad = violated > TOLERATED_PCT
-        mine = (bad, violated if bad else seen["cost_usd"], plan(reserve, margins[0]))
-        if best is None or mine[:2] < best[:2]:
-            best = mine
+        found = (bad, violated if bad else seen["cost_usd"], mine)
+        if best is None or found[:2] < best[:2]:
+            best = found
         elif not best[0]:
             break  # more reserve costs more
     assert best is not None

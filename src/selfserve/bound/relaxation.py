@@ -14,7 +14,8 @@ served at the slot's end, ``drop[t, k]`` requests given up (arrived in the slot)
 
 Why every run satisfies them, its requests split over slots by the share of their service that falls there:
 (capacity) busy slots are slots of ready machines; a request in a batch of b takes S(b)/b of one, at least the least
-over b.
+over b. The same holds for the dollars of a function's batch: it is billed in full if any of its requests is scored
+(physics rule 7.7), and no more than b are.
 (launch) summed over slots, the rises of one machine's share of a slot are at most 1: a machine that becomes ready at
 r in slot t is charged the part f of the slot after r at slot t's price and at most 1 - f at slot t + 1's.
 ``boot_usd`` is a concave function of the slot's start (``boot_seconds``), and f start[t] + (1 - f) start[t+1] = r:
@@ -37,8 +38,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfserve.bound import options as ways
 from selfserve.bound.counting import SlotCounts
-from selfserve.bound.options import Kind, Option, class_options, machine_kinds, prune, without_dominated_kinds
+from selfserve.bound.options import Kind, Option
 from selfserve.errors import InputError
 from selfserve.scenario import NS, RequestClass, Scenario, to_ns
 from selfserve.simulator.draws import lognormal_table
@@ -49,40 +51,28 @@ class MeanWindow:
     """One accuracy window of one class."""
 
     cls: int
-    index: int
-    """Its place among the windows of its class."""
+    index: int  #: its place among the windows of its class
     first: int
-    stop: int
-    """Slots ``first .. stop - 1`` lie inside it."""
-    reach: slice
-    """Slots that overlap it."""
+    stop: int  #: slots ``first .. stop - 1`` lie inside it
+    reach: slice  #: slots that overlap it
     target: float
-    credit: float
-    """What a dropped request may add: the best model's accuracy less the target."""
-    loose: float
-    """Accuracy points that answers across its borders can hide."""
+    credit: float  #: what a dropped request may add: the best model's accuracy less the target
+    loose: float  #: accuracy points that answers across its borders can hide
 
 
 @dataclass(frozen=True)
 class Relaxation:
     """The data of the linear programme; dollars, seconds and requests."""
 
-    lengths: np.ndarray
-    """[T] seconds."""
-    arrivals: np.ndarray
-    """[T, K]."""
-    unfinished: np.ndarray
-    """[T, K]."""
+    lengths: np.ndarray  #: [T] seconds
+    arrivals: np.ndarray  #: [T, K]
+    unfinished: np.ndarray  #: [T, K]
     kinds: tuple[Kind, ...]
-    boot_usd: np.ndarray
-    """[T, V]; 0 in the first slot."""
-    most_ready: np.ndarray
-    """[T, V]."""
-    options: tuple[tuple[Option, ...], ...]
-    """Of each class."""
+    boot_usd: np.ndarray  #: [T, V]; 0 in the first slot
+    most_ready: np.ndarray  #: [T, V]
+    options: tuple[tuple[Option, ...], ...]  #: of each class
     windows: tuple[MeanWindow, ...]
-    allowed: np.ndarray
-    """[K] requests that may be dropped."""
+    allowed: np.ndarray  #: [K] requests that may be dropped
 
     @property
     def slots(self) -> int:
@@ -112,7 +102,7 @@ def boot_seconds(scenario: Scenario, kind: Kind, edges_s: np.ndarray, boot_credi
     Before, only what lies inside the window counts, and only the least boot is sure. (Between the last such slot and
     the first of the others, a boot begun before the window was billed r - start, which is above the straight line.)
     """
-    factors = lognormal_table(scenario.vm.boot_spread) / 65536
+    factors = lognormal_table(scenario.vm.boot_spread) / ways.UNIT
     ready = edges_s[:-1] - edges_s[0]
     certain = np.minimum(kind.boot_s * factors[0], ready)
     seconds = np.where(ready >= kind.boot_s * factors[-1], kind.boot_s * boot_credit, certain)
@@ -121,22 +111,14 @@ def boot_seconds(scenario: Scenario, kind: Kind, edges_s: np.ndarray, boot_credi
 
 
 def _mean_windows(
-    cls: int,
-    wanted: RequestClass,
-    counts: SlotCounts,
-    options: Sequence[Option],
-    best: float,
-    reached: np.ndarray | None,
+    k: int, wanted: RequestClass, counts: SlotCounts, accuracies: list[float], best: float, reached: np.ndarray | None
 ) -> list[MeanWindow]:
     """Return the accuracy windows of a class (they tumble by arrival from the warm-up's end, the last one partial)."""
-    assert wanted.mean_accuracy_pct is not None
-    edges, k = counts.edges_ns, cls
-    length = to_ns(wanted.accuracy_window_s)
-    low, high = min(o.accuracy for o in options), max(o.accuracy for o in options)
-    windows = []
+    edges, length, windows = counts.edges_ns, to_ns(wanted.accuracy_window_s), []
     for i, start in enumerate(range(int(edges[0]), int(edges[-1]), length)):
-        end = min(start + length, int(edges[-1]))
-        target = wanted.mean_accuracy_pct if reached is None else min(wanted.mean_accuracy_pct, float(reached[i]))
+        end, target = min(start + length, int(edges[-1])), wanted.mean_accuracy_pct or 0.0
+        if reached is not None:
+            target = min(target, float(reached[i]))
         first, stop = int(np.searchsorted(edges, start)), int(np.searchsorted(edges, end, "right")) - 1
         reach = slice(int(np.searchsorted(edges, start, "right")) - 1, int(np.searchsorted(edges, end)))
         if stop <= first:
@@ -146,7 +128,7 @@ def _mean_windows(
         # Arrived in the window but served elsewhere: in a slot cut by a border, or unfinished when these slots end.
         cut = int(counts.arrivals[reach.start : first, k].sum() + counts.arrivals[stop : reach.stop, k].sum())
         went_out = int(counts.unfinished[stop - 1, k]) + cut
-        loose = came_in * max(0.0, target - low) + went_out * max(0.0, high - target)
+        loose = came_in * max(0.0, target - min(accuracies)) + went_out * max(0.0, max(accuracies) - target)
         windows.append(MeanWindow(k, i, first, stop, reach, target, max(0.0, best - target), loose))
     return windows
 
@@ -155,7 +137,6 @@ def relax(
     scenario: Scenario,
     counts: SlotCounts,
     pools: Sequence[int],
-    *,
     violations: np.ndarray,
     reached: Sequence[np.ndarray | None],
     boot_credit: float = 1.0,
@@ -177,42 +158,32 @@ def relax(
     Raises:
         InputError: a class that no option can serve in time, and that may not be dropped as a whole.
     """
-    kinds = machine_kinds(scenario, pools)
-    every = [class_options(scenario, c, kinds, pools) for c in scenario.classes]
-    if options is not None:
-        every = [list(mine) for mine in options]
+    kinds = ways.machine_kinds(scenario, pools)
+    kept = [list(mine) for mine in options or (ways.class_options(scenario, c, kinds, pools) for c in scenario.classes)]
     totals = counts.arrivals.sum(0)
-    for c, mine, share, total in zip(scenario.classes, every, violations, totals, strict=True):
+    for c, mine, share, total in zip(scenario.classes, kept, violations, totals, strict=True):
         if not mine and share < 1 and total:
-            names = [scenario.pools[p].name for p in pools]
             raise InputError(
-                f"class {c.name}: no model of pools {names} reaches min_accuracy_pct {c.min_accuracy_pct:g} within "
-                f"slo_s {c.slo_s:g}; allow its violations or more pools"
+                f"class {c.name}: no model of pools {[scenario.pools[p].name for p in pools]} reaches min_accuracy_pct "
+                f"{c.min_accuracy_pct:g} within slo_s {c.slo_s:g}; allow its violations or more pools"
             )
-    kinds = _kinds_without_idle_limits(kinds, every, counts)
+    kinds = _kinds_without_idle_limits(kinds, kept, counts)
     best = max(m.accuracy_pct for m in scenario.models)
     windows = [
-        w
-        for k, c in enumerate(scenario.classes)
-        if c.mean_accuracy_pct is not None and every[k]
-        for w in _mean_windows(k, c, counts, every[k], best, reached[k])
-    ]
-    kept = every
+        w for k, c in enumerate(scenario.classes) if c.mean_accuracy_pct is not None and kept[k]
+        for w in _mean_windows(k, c, counts, [o.accuracy for o in kept[k]], best, reached[k])
+    ]  # fmt: skip
     if pruned:
-        kept = [prune(mine, c.mean_accuracy_pct is not None) for mine, c in zip(every, scenario.classes, strict=True)]
-        kept, kinds = without_dominated_kinds(kept, kinds)
+        kept = [
+            ways.prune(mine, c.mean_accuracy_pct is not None) for mine, c in zip(kept, scenario.classes, strict=True)
+        ]
+        kept, kinds = ways.without_dominated_kinds(kept, kinds)
     edges_s = counts.edges_ns / NS
     boot = [boot_seconds(scenario, x, edges_s, boot_credit) * x.usd_per_s for x in kinds]
     most = [np.where(edges_s[1:] <= x.first_ready_s, 0.0, x.most_ready) for x in kinds]
     shape = (len(kinds), len(counts.arrivals))
     return Relaxation(
-        lengths=np.diff(edges_s),
-        arrivals=counts.arrivals.astype(float),
-        unfinished=counts.unfinished.astype(float),
-        kinds=tuple(kinds),
-        boot_usd=np.reshape(boot, shape).T,
-        most_ready=np.reshape(most, shape).T,
-        options=tuple(map(tuple, kept)),
-        windows=tuple(windows),
-        allowed=np.floor(violations * totals + 1e-6),
-    )
+        np.diff(edges_s), counts.arrivals.astype(float), counts.unfinished.astype(float), tuple(kinds),
+        np.reshape(boot, shape).T, np.reshape(most, shape).T, tuple(map(tuple, kept)), tuple(windows),
+        np.floor(violations * totals + 1e-6),
+    )  # fmt: skip

@@ -29,8 +29,7 @@ PIECE = 1800
 def short_slot_s(scenario: Scenario, seconds: float) -> float:
     """Return the slot length for a window of so many scored seconds."""
     shortest = min(c.slo_s for c in scenario.classes)
-    fitting = [s for s in LENGTHS_S if s >= shortest and seconds / s <= MOST]
-    return min(fitting, default=LENGTHS_S[0])
+    return min((s for s in LENGTHS_S if s >= shortest and seconds / s <= MOST), default=LENGTHS_S[0])
 
 
 def _piece(r: Relaxation, first: int, stop: int) -> Relaxation:
@@ -39,19 +38,12 @@ def _piece(r: Relaxation, first: int, stop: int) -> Relaxation:
     def cut(i: int) -> int:
         return min(max(i, first), stop) - first
 
-    windows = [
+    windows = tuple(
         replace(w, first=cut(w.first), stop=cut(w.stop), reach=slice(cut(w.reach.start), cut(w.reach.stop)))
         for w in r.windows
-    ]
-    return replace(
-        r,
-        lengths=r.lengths[first:stop],
-        arrivals=r.arrivals[first:stop],
-        unfinished=r.unfinished[first:stop],
-        boot_usd=r.boot_usd[first:stop],
-        most_ready=r.most_ready[first:stop],
-        windows=tuple(windows),
     )
+    arrays = ("lengths", "arrivals", "unfinished", "boot_usd", "most_ready")
+    return replace(r, windows=windows, **{name: getattr(r, name)[first:stop] for name in arrays})
 
 
 def piecewise_prices(r: Relaxation, links: np.ndarray, long: Relaxation, prices: Prices) -> Prices:
@@ -66,28 +58,23 @@ def piecewise_prices(r: Relaxation, links: np.ndarray, long: Relaxation, prices:
     ends = np.cumsum(r.lengths)
     begins = np.searchsorted(ends, np.cumsum(long.lengths) - long.lengths + 1e-6)  # first short slot of each long one
     place = {kind.pool: v for v, kind in enumerate(long.kinds)}
-    columns = [place.get(kind.pool) for kind in r.kinds]
+    launch = np.zeros((long.slots, len(r.kinds)))
+    for v, kind in enumerate(r.kinds):
+        if kind.pool in place:
+            launch[:, v] = prices.launch[:, place[kind.pool]]
     nothing = np.zeros(r.arrivals.shape[1])
-
-    def launch(t: int) -> np.ndarray:
-        return np.array([0.0 if v is None else prices.launch[t, v] for v in columns])
-
     # pieces begin where long slots do: the prices at a border are those of that slot
     at = np.unique(np.searchsorted(begins, np.arange(0, r.slots, PIECE), "right") - 1)
     found = []
     for i, t in enumerate(at):
         first, last = int(begins[t]), i + 1 == len(at)
         border = Border(
-            launch_in=launch(t),
+            launch_in=launch[t],
             flow_in=prices.flow[t] if first else nothing,
             waiting_in=r.unfinished[first - 1] if first else nothing,
-            launch_out=np.zeros(len(r.kinds)) if last else launch(at[i + 1]),
+            launch_out=np.zeros(len(r.kinds)) if last else launch[at[i + 1]],
             flow_out=nothing if last else prices.flow[at[i + 1]],
         )
         found.append(solve(_piece(r, first, r.slots if last else int(begins[at[i + 1]])), links, border).prices)
-    return Prices(
-        capacity=np.vstack([p.capacity for p in found]),
-        launch=np.vstack([p.launch for p in found]),
-        flow=np.vstack([p.flow for p in found]),
-        mean=links[: len(r.windows)],
-    )
+    joined = {name: np.vstack([getattr(p, name) for p in found]) for name in ("capacity", "launch", "flow")}
+    return Prices(**joined, mean=links[: len(r.windows)])
