@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +55,12 @@ Reader = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
 
 @dataclass(frozen=True)
 class Source:
-    """A published trace file: where it is, its SHA-256, how it is read, and the splits it serves in.
-
-    ``use`` is ``split`` (50% train, 10% validate, 40% evaluate by time), ``train`` or ``evaluate`` (the whole of it).
-    """
+    """A published trace file: where it is, its SHA-256, how it is read, and the splits it serves in."""
 
     url: str
     sha256: str
     read: Reader
-    use: str
+    use: str  #: ``split`` (50% train, 10% validate, 40% evaluate by time), ``train`` or ``evaluate`` (the whole of it)
 
     @property
     def file(self) -> str:
@@ -126,21 +124,23 @@ def _arrived_at(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 _INFERALL = "https://raw.githubusercontent.com/veerkumar/InferAll/5e3287b92cfa1efdbec44067b2bb73c410ef7eeb/traces"
 _VIDUR = "https://raw.githubusercontent.com/microsoft/vidur/7d47513363ec447a741ac5e47241580b47724fbf/data"
-_ROWS: list[tuple[str, str, Reader, str]] = [
-    ("WITS", f"{_INFERALL}/WITS.csv", _numbered_seconds, "split"),
-    ("berkeley", f"{_INFERALL}/berkeley.csv", _numbered_seconds, "split"),
-    ("twitter", f"{_INFERALL}/BATCH_tweet_workload.csv", _consecutive_rows, "split"),
-    ("twitter_hour", f"{_INFERALL}/TW_may25_1hr_traces/TW_may25_7-8", _gaps, "train"),
-    ("azure_code", f"{_VIDUR}/processed_traces/splitwise_code.csv", _arrived_at, "evaluate"),
-]
-_SHA256 = {
-    "WITS": "509a39c6a93a0588e48d2dd01e62de284fe1bc8c4847744e4add38af103270eb",
-    "berkeley": "79d73e2e4f9152391cf1913625f8811104cc25fc0c556b7e2baf2fa2a9922dba",
-    "twitter": "4278a3383b77831d5d12e35aa1b4446c25edb704b63b9dba3bb5880a5b313448",
-    "twitter_hour": "1e05ae3870fd75e5a2e2ebc4d179ea7cdf83bad0261c2ffac22ea4e3357b40e8",
-    "azure_code": "f266b907d109d471c61283ab69771c17ad79a18b33ff6e96aa546346f52767a6",
-}
-SOURCES = {name: Source(url, _SHA256[name], read, use) for name, url, read, use in _ROWS}
+SOURCES = {
+    "WITS": Source(
+        f"{_INFERALL}/WITS.csv",
+        "509a39c6a93a0588e48d2dd01e62de284fe1bc8c4847744e4add38af103270eb", _numbered_seconds, "split"),
+    "berkeley": Source(
+        f"{_INFERALL}/berkeley.csv",
+        "79d73e2e4f9152391cf1913625f8811104cc25fc0c556b7e2baf2fa2a9922dba", _numbered_seconds, "split"),
+    "twitter": Source(
+        f"{_INFERALL}/BATCH_tweet_workload.csv",
+        "4278a3383b77831d5d12e35aa1b4446c25edb704b63b9dba3bb5880a5b313448", _consecutive_rows, "split"),
+    "twitter_hour": Source(
+        f"{_INFERALL}/TW_may25_1hr_traces/TW_may25_7-8",
+        "1e05ae3870fd75e5a2e2ebc4d179ea7cdf83bad0261c2ffac22ea4e3357b40e8", _gaps, "train"),
+    "azure_code": Source(
+        f"{_VIDUR}/processed_traces/splitwise_code.csv",
+        "f266b907d109d471c61283ab69771c17ad79a18b33ff6e96aa546346f52767a6", _arrived_at, "evaluate"),
+}  # fmt: skip
 """The published traces by name (facts in ``traces/README.md``)."""
 
 
@@ -237,24 +237,22 @@ def load_csv(path: Path) -> Trace:
     if not body.strip():
         raise InputError(f"{path}: empty trace, no row after the header; at least one row is needed")
     values = _numbers(path, columns, body)
+    check, most = partial(_check, path, columns), MAX_REQUESTS_PER_SECOND
     if columns == ["arrival_s"]:
         times = values[:, 0]
         right = f"a time from the trace's start, at least 0 and below {MAX_SECONDS} seconds"
-        _check(path, "arrival_s", times, (times < 0) | (times >= MAX_SECONDS), right)
-        _check(path, "arrival_s", times, np.diff(times, prepend=0.0) < 0, "times that do not decrease; sort the file")
+        check(0, times, (times < 0) | (times >= MAX_SECONDS), right)
+        check(0, times, np.diff(times, prepend=0.0) < 0, "times that do not decrease; sort the file")
         counts, times_ns = _exact(times)
-        crowded = counts[times_ns // NS] > MAX_REQUESTS_PER_SECOND
-        _check(path, "arrival_s", times, crowded, f"at most {MAX_REQUESTS_PER_SECOND} arrivals in one second")
+        check(0, times, counts[times_ns // NS] > most, f"at most {most} arrivals in one second")
         return make_trace(path.stem, counts, times_ns)
     seconds, requests = values.T
     right = f"a whole number from 0 to {MAX_SECONDS - 1}, counted from the trace's start"
-    _check(path, "second", seconds, (seconds < 0) | (seconds >= MAX_SECONDS) | (seconds % 1 != 0), right)
+    check(0, seconds, (seconds < 0) | (seconds >= MAX_SECONDS) | (seconds % 1 != 0), right)
     right = "seconds that increase; sort the file and join repeated seconds"
-    _check(path, "second", seconds, np.diff(seconds, prepend=-1.0) <= 0, right)
-    right = f"a whole number of requests from 0 to {MAX_REQUESTS_PER_SECOND} (the limit of one second)"
-    _check(
-        path, "requests", requests, (requests < 0) | (requests > MAX_REQUESTS_PER_SECOND) | (requests % 1 != 0), right
-    )
+    check(0, seconds, np.diff(seconds, prepend=-1.0) <= 0, right)
+    right = f"a whole number of requests from 0 to {most} (the limit of one second)"
+    check(1, requests, (requests < 0) | (requests > most) | (requests % 1 != 0), right)
     counts = np.zeros(int(seconds[-1]) + 1, dtype=np.int64)
     counts[seconds.astype(np.int64)] = requests.astype(np.int64)
     return make_trace(path.stem, counts)
@@ -287,11 +285,11 @@ def _numbers(path: Path, columns: list[str], body: str) -> np.ndarray:
     raise InputError(f"{path}: not a CSV of numbers; right is {','.join(columns)} on each line")
 
 
-def _check(path: Path, column: str, values: np.ndarray, bad: np.ndarray, right: str) -> None:
+def _check(path: Path, columns: list[str], column: int, values: np.ndarray, bad: np.ndarray, right: str) -> None:
     """Raise for the first value that ``bad`` marks."""
     if bad.any():
         row = int(np.argmax(bad))
-        raise InputError(f"{path}, line {row + 2}, column {column}: {values[row]:.12g}; right is {right}")
+        raise InputError(f"{path}, line {row + 2}, column {columns[column]}: {values[row]:.12g}; right is {right}")
 
 
 def split_ranges(trace: Trace) -> dict[str, tuple[int, int]]:
@@ -342,17 +340,10 @@ def describe(trace: Trace) -> dict[str, object]:
     counts = trace.counts
     mean, median, peak = float(counts.mean()), float(np.median(counts)), int(counts.max(initial=0))
     return {
-        "name": trace.name,
-        "seconds": trace.seconds,
-        "requests": int(counts.sum()),
-        "exact_times": trace.times_ns is not None,
-        "mean": mean,
-        "median": median,
-        "peak": peak,
-        "peak_to_median": peak / median if median else math.nan,
-        "burstiness": burstiness(counts),
-        "dispersion_1s": dispersion(counts),
-        "dispersion_60s": dispersion(counts, 60),
+        "name": trace.name, "seconds": trace.seconds, "requests": int(counts.sum()),
+        "exact_times": trace.times_ns is not None, "mean": mean, "median": median, "peak": peak,
+        "peak_to_median": peak / median if median else math.nan, "burstiness": burstiness(counts),
+        "dispersion_1s": dispersion(counts), "dispersion_60s": dispersion(counts, 60),
         "autocorrelation": {lag: autocorrelation(counts, lag) for lag in (1, 10, 60, 600, 3600)},
         "day_shape": day_shape(counts).tolist(),
-    }
+    }  # fmt: skip

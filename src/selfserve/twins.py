@@ -46,31 +46,18 @@ WIKI = {"mean": 498.0, "peak": 778.0}
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a twin is generated from.
-
-    Attributes:
-        seconds: length.
-        unit: every count is a multiple of it (requests).
-        exact_times: whether arrivals get exact times.
-        seed: of the committed twin.
-        knot_s: seconds between knots.
-        knots: mean requests/s of each ``knot_s`` seconds.
-        level_edges: requests/s that separate the levels, one fewer than ``burst_quantiles``.
-        burst_quantiles: for each level the burst factor at each of ``Z_GRID``.
-        burst_memory: pairs of a time constant (s) and its share of the variance of ``z``; what is left of 1 is noise.
-        targets: the original's statistics (``TARGETS``); one that is undefined is left out.
-    """
+    """What a twin is generated from."""
 
     seconds: int
-    unit: int
-    exact_times: bool
-    seed: int
-    knot_s: int
-    knots: tuple[float, ...]
-    level_edges: tuple[float, ...]
-    burst_quantiles: tuple[tuple[float, ...], ...]
-    burst_memory: tuple[tuple[float, float], ...]
-    targets: Mapping[str, float]
+    unit: int  #: every count is a multiple of it (requests)
+    exact_times: bool  #: whether arrivals get exact times
+    seed: int  #: of the committed twin
+    knot_s: int  #: seconds between knots
+    knots: tuple[float, ...]  #: mean requests/s of each ``knot_s`` seconds
+    level_edges: tuple[float, ...]  #: requests/s that separate the levels, one fewer than ``burst_quantiles``
+    burst_quantiles: tuple[tuple[float, ...], ...]  #: for each level the burst factor at each of ``Z_GRID``
+    burst_memory: tuple[tuple[float, float], ...]  #: time constants (s) and shares of the variance of ``z``
+    targets: Mapping[str, float]  #: the original's statistics, see ``TARGETS``
 
 
 def recipe_folder() -> Path:
@@ -205,17 +192,10 @@ def fit_twin(trace: Trace) -> Recipe:
     level, alive, ratio = np.searchsorted(edges, rate), rate > 0.05 * mean, counts / rate
     levels = [ratio[alive & (level == i)] for i in range(LEVELS)]
     fitted = Recipe(
-        seconds=trace.seconds,
-        unit=int(np.gcd.reduce(counts)),
-        exact_times=trace.times_ns is not None,
-        seed=0,
-        knot_s=KNOT_S,
-        knots=_rounded(knots),
-        level_edges=_rounded(edges),
-        burst_quantiles=tuple(_rounded(np.quantile(part if len(part) else ratio, ndtr(Z_GRID))) for part in levels),
-        burst_memory=_fit_memory(ratio[alive]),
-        targets={key: float(f"{value:.9g}") for key, value in statistics(trace).items()},
-    )
+        trace.seconds, int(np.gcd.reduce(counts)), trace.times_ns is not None, 0, KNOT_S, _rounded(knots),
+        _rounded(edges), tuple(_rounded(np.quantile(part if len(part) else ratio, ndtr(Z_GRID))) for part in levels),
+        _fit_memory(ratio[alive]), {key: float(f"{value:.9g}") for key, value in statistics(trace).items()},
+    )  # fmt: skip
     seeds = range(CANDIDATE_SEEDS)
     return replace(fitted, seed=min(seeds, key=lambda s: _distance(generate(trace.name, fitted, s), fitted.targets)))
 

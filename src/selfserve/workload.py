@@ -11,34 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from selfserve import traces
 from selfserve.errors import InputError
 from selfserve.scenario import NS, Pool, RequestClass, Scenario
-from selfserve.traces import (
-    MAX_REQUESTS_PER_SECOND,
-    MAX_SECONDS,
-    SOURCES,
-    Trace,
-    content_digest,
-    counts_of_times,
-    describe,
-    fetch,
-    load_csv,
-    load_published,
-    split_ranges,
-)
+from selfserve.traces import SOURCES, Trace, describe, fetch, split_ranges
 from selfserve.twins import load_twin, twin_names
 
-__all__ = [
-    "Trace",
-    "Workload",
-    "describe",
-    "fetch",
-    "load_trace",
-    "make_workload",
-    "mean_work",
-    "split_ranges",
-    "trace_names",
-]
+__all__ = ["Trace", "Workload", "describe", "fetch", "load_trace", "make_workload", "mean_work", "split_ranges"]
 
 BLOCK_S = 3600
 """Seconds of a trace that share one random stream."""
@@ -85,7 +64,7 @@ def load_trace(name_or_path: str) -> Trace:
         InputError: no such trace or file, or a file that cannot be used (line, column and value, and what is right).
     """
     if name_or_path in SOURCES:
-        return load_published(name_or_path)
+        return traces.load_published(name_or_path)
     if name_or_path in twin_names():
         return load_twin(name_or_path)
     path = Path(name_or_path)
@@ -94,7 +73,7 @@ def load_trace(name_or_path: str) -> Trace:
             f"trace {name_or_path!r}: neither a file nor a known trace; right is a CSV file or one of "
             f"{', '.join(trace_names())}"
         )
-    return load_csv(path)
+    return traces.load_csv(path)
 
 
 def cheapest_option(scenario: Scenario, wanted: RequestClass) -> tuple[Pool, int]:
@@ -109,11 +88,9 @@ def cheapest_option(scenario: Scenario, wanted: RequestClass) -> tuple[Pool, int
     market = "on_demand" if any(p.market == "on_demand" for p in scenario.pools) else "spot"
     options = [
         (pool.usd_per_hour / pool.slots * int(pool.service_ns[m, 1]), p, m)
-        for p, pool in enumerate(scenario.pools)
-        if pool.market == market
-        for m in pool.models
+        for p, pool in enumerate(scenario.pools) if pool.market == market for m in pool.models
         if scenario.models[m].accuracy_pct >= wanted.min_accuracy_pct and 0 < pool.service_ns[m, 1] < wanted.slo_s * NS
-    ]
+    ]  # fmt: skip
     if not options:
         raise InputError(
             f"scenario {scenario.name}: class {wanted.name!r} (slo_s {wanted.slo_s:g}, min_accuracy_pct "
@@ -126,20 +103,11 @@ def cheapest_option(scenario: Scenario, wanted: RequestClass) -> tuple[Pool, int
 
 def mean_work(scenario: Scenario) -> float:
     """Return the machine-seconds of a mean request: each class, by its share, on its cheapest fitting VM option."""
-    work = 0.0
+    works = []
     for wanted in scenario.classes:
         pool, model = cheapest_option(scenario, wanted)
-        work += wanted.share * int(pool.service_ns[model, 1]) / NS / pool.slots
-    return work
-
-
-def _rate_scale(trace: Trace, scenario: Scenario) -> float:
-    if scenario.load_machines is None:
-        return float(scenario.rate_scale or 0.0)
-    mean = float(trace.counts.mean())
-    if mean == 0.0:
-        raise InputError(f"trace {trace.name}: no request, so load_machines cannot scale it; give rate_scale instead")
-    return scenario.load_machines / (mean * mean_work(scenario))
+        works.append(wanted.share * int(pool.service_ns[model, 1]) / NS / pool.slots)
+    return sum(works)
 
 
 def _rng(seed: int, kind: int, block: int) -> np.random.Generator:
@@ -181,17 +149,14 @@ def _thresholds(scenario: Scenario, start_s: int, seconds: int, seed: int) -> np
     takes a Gaussian step, such that the log odds of any two classes wander by ``share_drift`` per square root of an
     hour. The steps belong to the trace's minutes, whatever the window.
     """
-    shares = np.array([c.share for c in scenario.classes])
+    shares, per_block = np.array([c.share for c in scenario.classes]), BLOCK_S // 60
     weights = np.tile(shares, (1 if scenario.share_drift == 0 else ceil(seconds / 60), 1))
     if scenario.share_drift:
-        first, k = start_s // 60, len(shares)
-        per_block = BLOCK_S // 60
-        walk = np.concatenate(
-            [
-                _rng(seed, _DRIFT, block).standard_normal((per_block, k))
-                for block in range(first // per_block, (first + len(weights) - 1) // per_block + 1)
-            ]
-        )[first % per_block :][: len(weights)] * (scenario.share_drift / sqrt(2 * per_block))
+        first = start_s // 60
+        blocks = range(first // per_block, (first + len(weights) - 1) // per_block + 1)
+        steps = [_rng(seed, _DRIFT, block).standard_normal((per_block, len(shares))) for block in blocks]
+        walk = np.concatenate(steps)[first % per_block :][: len(weights)]
+        walk *= scenario.share_drift / sqrt(2 * per_block)
         walk[0] = 0.0
         weights *= np.exp(np.cumsum(walk, axis=0))
     cumulative = np.cumsum(weights, axis=1) / weights.sum(axis=1, keepdims=True)
@@ -222,13 +187,19 @@ def make_workload(
     if not 0 <= start_s < trace.seconds:
         raise InputError(f"start_s {start_s}: trace {trace.name} has the seconds 0 to {trace.seconds - 1}")
     seconds = trace.seconds - start_s if length_s is None else length_s
-    if not 1 <= seconds <= MAX_SECONDS:
-        raise InputError(f"length_s {seconds}: right is a whole number of seconds from 1 to {MAX_SECONDS}")
-    factor = _rate_scale(trace, scenario)
+    if not 1 <= seconds <= traces.MAX_SECONDS:
+        raise InputError(f"length_s {seconds}: right is a whole number of seconds from 1 to {traces.MAX_SECONDS}")
+    factor, mean = float(scenario.rate_scale or 0.0), float(trace.counts.mean())
+    if scenario.load_machines is not None:
+        if mean == 0.0:
+            raise InputError(
+                f"trace {trace.name}: no request, so load_machines cannot scale it; give rate_scale instead"
+            )
+        factor = scenario.load_machines / (mean * mean_work(scenario))
     end = min(start_s + seconds, trace.seconds)
-    if factor * float(trace.counts[:end].max(initial=0)) > MAX_REQUESTS_PER_SECOND:
+    if factor * float(trace.counts[:end].max(initial=0)) > traces.MAX_REQUESTS_PER_SECOND:
         raise InputError(
-            f"trace {trace.name} scaled by {factor:g} has over {MAX_REQUESTS_PER_SECOND} requests in a second, "
+            f"trace {trace.name} scaled by {factor:g} has over {traces.MAX_REQUESTS_PER_SECOND} requests in a second, "
             "the limit; lower load_machines or rate_scale"
         )
     times = None
@@ -236,11 +207,10 @@ def make_workload(
         scaled = _scale_counts(trace.counts[:end], factor, seed)
     else:
         all_times = _scale_times(trace.times_ns, factor, seed, end)
-        scaled = counts_of_times(all_times, end)
+        scaled = traces.counts_of_times(all_times, end)
         times = all_times[slice(*np.searchsorted(all_times, [start_s * NS, end * NS]))] - start_s * NS
-    counts = np.zeros(seconds, dtype=np.int64)
+    counts, history = np.zeros(seconds, dtype=np.int64), scaled[:start_s]
     counts[: end - start_s] = scaled[start_s:]
     thresholds = _thresholds(scenario, start_s, seconds, seed)
-    history = scaled[:start_s]
-    digest = content_digest(counts, times, thresholds, history)
+    digest = traces.content_digest(counts, times, thresholds, history)
     return Workload(trace.name, start_s, seconds, counts, times, thresholds, history, factor, digest)

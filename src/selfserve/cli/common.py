@@ -21,32 +21,42 @@ if TYPE_CHECKING:
 
 
 def add_command(
-    commands: argparse._SubParsersAction[Any],
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    text: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    """Add a command with its one-line description and an example for its help."""
+    commands: argparse._SubParsersAction[Any], name: str, run: Callable[[argparse.Namespace], None], text: str,
+    example: str, *arguments: tuple[str, dict[str, Any]],
+) -> argparse.ArgumentParser:  # fmt: skip
+    """Add a command with its one-line description, an example for its help, and arguments (see :func:`option`)."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: python -m selfserve {example}"
     )
     parser.set_defaults(run=run)
+    for flag, settings in arguments:
+        parser.add_argument(flag, **settings)
     return parser
 
 
-def add_window_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say what is served: scenario, trace, window, seed."""
-    parser.add_argument(
-        "--trace", required=True, metavar="NAME|FILE.csv", help="a trace's name (traces list) or a CSV file"
-    )
-    parser.add_argument("--scenario", default="standard", metavar="NAME|FILE.toml", help="default: %(default)s")
-    parser.add_argument("--scenario-set", action="append", default=[], metavar="KEY=VALUE",
-                        help="override a key of the scenario, for instance vm.boot_s=200 (repeatable)")  # fmt: skip
-    parser.add_argument("--start-s", type=int, default=0, metavar="A", help="first second of the window, default 0")
-    parser.add_argument("--length-s", type=int, metavar="B", help="length of the window, default the rest of the trace")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
+def option(flag: str, metavar: str | None, text: str | None, default: Any = None, **more: Any) -> tuple[str, Any]:
+    """Return an argument for :func:`add_command`; one without a metavar is a switch, unless it has ``choices``."""
+    if metavar is None and not more:
+        return flag, {"action": "store_true", "help": text}
+    return flag, {"metavar": metavar, "help": text, "default": default} | more
+
+
+def repeated(flag: str, text: str) -> tuple[str, Any]:
+    """Return an argument KEY=VALUE that may be given many times."""
+    return flag, {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": text}
+
+
+JSON = option("--json", None, "print one line of JSON last")
+WINDOW = (
+    option("--trace", "NAME|FILE.csv", "a trace's name (traces list) or a CSV file", required=True),
+    option("--scenario", "NAME|FILE.toml", "default: %(default)s", "standard"),
+    repeated("--scenario-set", "override a key of the scenario, for instance vm.boot_s=200 (repeatable)"),
+    option("--start-s", "A", "first second of the window, default 0", 0, type=int),
+    option("--length-s", "B", "length of the window, default the rest of the trace", type=int),
+    option("--seed", "N", "default 0", 0, type=int),
+    JSON,
+)
+"""What is served: scenario, trace, window, seed."""
 
 
 def load_window(args: argparse.Namespace) -> tuple[Scenario, Workload]:
@@ -55,13 +65,18 @@ def load_window(args: argparse.Namespace) -> tuple[Scenario, Workload]:
     from selfserve.workload import load_trace, make_workload
 
     scenario = load_scenario(args.scenario, scenario_overrides(args))
-    trace = load_trace(args.trace)
-    return scenario, make_workload(trace, scenario, args.start_s, args.length_s, args.seed)
+    return scenario, make_workload(load_trace(args.trace), scenario, args.start_s, args.length_s, args.seed)
 
 
 def scenario_overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what ``--scenario-set`` overrides, values read as in a scenario file."""
-    return {key: _toml_value(text) for key, text in pairs(args.scenario_set, "--scenario-set").items()}
+    """Return what ``--scenario-set`` overrides, values as in a scenario file; what is not TOML is a string."""
+    values: dict[str, Any] = {}
+    for key, text in pairs(args.scenario_set, "--scenario-set").items():
+        try:
+            values[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key] = text
+    return values
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -79,14 +94,6 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
             raise InputError(f"{option} {key} is given twice, as {values[key]!r} and {value!r}")
         values[key] = value
     return values
-
-
-def _toml_value(text: str) -> Any:
-    """Read a value as in a scenario file; what is not TOML is a string without its quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def output_file(path: str | None, option: str, *suffixes: str) -> Path | None:

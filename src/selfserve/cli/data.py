@@ -6,43 +6,34 @@ import argparse
 import sys
 from typing import Any
 
-from selfserve.cli.common import add_command, json_line, output_file, replacing
+from selfserve.cli.common import JSON, add_command, json_line, option, output_file, replacing
 from selfserve.errors import InputError
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Add ``profile``, ``catalog`` and ``traces``."""
-    parser = add_command(
+    add_command(
         commands, "profile", profile, "measure models on this machine, every slot of it busy",
         "profile --models resnet18,resnet50 --threads 1 --batches 1,4 --out profile.csv",
+        option("--models", "A,B", "torchvision models, default those of the shipped profile", type=_words),
+        option("--device", None, "default cpu", "cpu", choices=["cpu", "cuda"]),
+        option("--threads", "N", "threads a worker (1,2 for both), default 1", [1], type=_whole),
+        option("--batches", "1,2,4", "default 1,2,4,8,16", [1, 2, 4, 8, 16], type=_whole),
+        option("--out", "FILE.csv", "where the rows go", required=True),
     )  # fmt: skip
-    parser.add_argument(
-        "--models", type=_words, metavar="A,B", help="torchvision models, default those of the shipped profile"
-    )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default cpu")
-    parser.add_argument(
-        "--threads", type=_whole, default=[1], metavar="N", help="threads a worker (1,2 for both), default 1"
-    )
-    parser.add_argument("--batches", type=_whole, default=[1, 2, 4, 8, 16], metavar="1,2,4", help="default 1,2,4,8,16")
-    parser.add_argument("--out", required=True, metavar="FILE.csv", help="where the rows go")
-
-    parser = add_command(commands, "catalog", catalog, "show a table of the catalogue", "catalog show models")
-    parser.add_argument("action", choices=["show"])
-    parser.add_argument(
-        "table", nargs="?", default="prices", help="prices (default), profile, models, startup_times, .."
-    )
-    parser.add_argument("--name", metavar="NAME|FILE.csv", help="which price list or profile, default the standard one")
-
-    parser = add_command(
-        commands,
-        "traces",
-        traces,
-        "list request traces, describe one, or fetch the published ones",
+    add_command(
+        commands, "catalog", catalog, "show a table of the catalogue", "catalog show models",
+        option("action", None, None, choices=["show"]),
+        option("table", None, "prices (default), profile, models, startup_times, ..", "prices", nargs="?"),
+        option("--name", "NAME|FILE.csv", "which price list or profile, default the standard one"),
+    )  # fmt: skip
+    add_command(
+        commands, "traces", traces, "list request traces, describe one, or fetch the published ones",
         "traces describe WITS-twin",
-    )
-    parser.add_argument("action", choices=["list", "describe", "fetch"])
-    parser.add_argument("trace", nargs="?", metavar="NAME|FILE.csv", help="for describe")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
+        option("action", None, None, choices=["list", "describe", "fetch"]),
+        option("trace", "NAME|FILE.csv", "for describe", nargs="?"),
+        JSON,
+    )  # fmt: skip
 
 
 def _words(text: str) -> list[str]:
@@ -78,10 +69,8 @@ def catalog(args: argparse.Namespace) -> None:
 
     if args.table == "prices":
         frame = load_prices(args.name or "aws_us_east_1").reset_index()
-    elif args.table == "profile":
-        frame = load_profile(args.name or "cpu")
     else:
-        frame = load_facts(args.table)
+        frame = load_profile(args.name or "cpu") if args.table == "profile" else load_facts(args.table)
     print(frame.to_string(index=False, na_rep="-"))
 
 
@@ -94,25 +83,20 @@ def traces(args: argparse.Namespace) -> None:
         raise InputError(
             "traces describe takes one trace, list and fetch none; for instance: traces describe WITS-twin"
         )
+    facts: dict[str, Any] = {"traces": trace_names()}
     if args.action == "describe":
-        facts = describe(load_trace(args.trace))
-        for key, value in facts.items():
-            print(f"  {key:<18} {_short(value)}")
-        if args.json:
-            print(json_line(facts))
+        rows = facts = describe(load_trace(args.trace))
     elif args.action == "fetch":
-        for name, path in fetch(progress=sys.stderr.isatty()).items():
-            print(f"  {name:<18} {path}")
+        rows = dict(fetch(progress=sys.stderr.isatty()))
     else:
-        for name in trace_names():
-            published = trace_file(name) if name in SOURCES else None
-            if published is None:
-                where = "comes with the project"
-            else:
-                where = str(published) if published.is_file() else "not here; traces fetch downloads it"
-            print(f"  {name:<18} {where}")
-        if args.json:
-            print(json_line({"traces": trace_names()}))
+        rows = dict.fromkeys(facts["traces"], "comes with the project")
+        for name in SOURCES:
+            path = trace_file(name)
+            rows[name] = path if path.is_file() else "not here; traces fetch downloads it"
+    for key, value in rows.items():
+        print(f"  {key:<18} {_short(value)}")
+    if args.json:
+        print(json_line(facts))
 
 
 def _short(value: Any) -> str:

@@ -8,15 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from selfserve.cli.common import (
-    add_command,
-    add_window_arguments,
-    json_line,
-    load_window,
-    output_file,
-    pairs,
-    replacing,
-)
+from selfserve.cli import common
+from selfserve.cli.common import option
 from selfserve.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,62 +22,43 @@ if TYPE_CHECKING:
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Add ``simulate`` and ``bound``."""
-    parser = add_command(
+    common.add_command(
         commands, "simulate", simulate, "run a policy over a trace and print cost, violations, latency and accuracy",
         "simulate --policy static --set machines=4 --trace WITS-twin --length-s 7200 --json",
+        option("--policy", "NAME|FILE.py:Class", "a policy's name or a class in a file", required=True),
+        common.repeated("--set", "set a policy parameter (repeatable)"),
+        *common.WINDOW,
+        option("--requests", "OUT.parquet", "write one row a scored request"),
+        option("--decisions", "OUT.parquet", "write one row a decision, with what was observed"),
+        option("--figure", "OUT.png", "draw load against capacity over time (.png, .pdf or .svg)"),
+        option("--no-bound", None, "do not compute the offline bound (oracle keys are null)"),
     )  # fmt: skip
-    parser.add_argument(
-        "--policy", required=True, metavar="NAME|FILE.py:Class", help="a policy's name or a class in a file"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="set a policy parameter (repeatable)"
-    )
-    add_window_arguments(parser)
-    parser.add_argument("--requests", metavar="OUT.parquet", help="write one row a scored request")
-    parser.add_argument("--decisions", metavar="OUT.parquet", help="write one row a decision, with what was observed")
-    parser.add_argument("--figure", metavar="OUT.png", help="draw load against capacity over time (.png, .pdf or .svg)")
-    parser.add_argument(
-        "--no-bound", action="store_true", help="do not compute the offline bound (oracle keys are null)"
-    )
-
-    parser = add_command(
+    common.add_command(
         commands, "bound", bound, "compute a lower bound on the cost of any policy over a trace",
         "bound --trace WITS-twin --length-s 7200 --violation-pct 1",
+        *common.WINDOW,
+        option("--effort", None, "cuts are tighter and slower, default lp", "lp", choices=["lp", "cuts"]),
+        option("--violation-pct", "X", "share of each class that may be violated", 0.0, type=float),
+        option("--resources", "A,B", "pools that may be used, default all"),
     )  # fmt: skip
-    add_window_arguments(parser)
-    parser.add_argument(
-        "--effort", choices=["lp", "cuts"], default="lp", help="cuts are tighter and slower, default lp"
-    )
-    parser.add_argument(
-        "--violation-pct", type=float, default=0.0, metavar="X", help="share of each class that may be violated"
-    )
-    parser.add_argument("--resources", metavar="A,B", help="pools that may be used, default all")
 
 
 def simulate(args: argparse.Namespace) -> None:
     """Run ``simulate``."""
     from selfserve.simulator import simulate as run
 
-    requests = output_file(args.requests, "--requests", ".parquet")
-    decisions = output_file(args.decisions, "--decisions", ".parquet")
-    figure = output_file(args.figure, "--figure", ".png", ".pdf", ".svg")
-    scenario, workload = load_window(args)
-    policy = _policy(args, scenario, workload)
-    start = time.perf_counter()
+    requests = common.output_file(args.requests, "--requests", ".parquet")
+    decisions = common.output_file(args.decisions, "--decisions", ".parquet")
+    figure = common.output_file(args.figure, "--figure", ".png", ".pdf", ".svg")
+    scenario, workload = common.load_window(args)
+    policy, start = _policy(args, scenario, workload), time.perf_counter()
     result = run(
-        scenario,
-        workload,
-        policy,
-        args.seed,
-        requests=requests is not None,
-        decisions=bool(decisions or figure),
-        progress=sys.stderr.isatty(),
-        name=args.policy,
-    )
+        scenario, workload, policy, args.seed, requests=requests is not None, decisions=bool(decisions or figure),
+        progress=sys.stderr.isatty(), name=args.policy,
+    )  # fmt: skip
     seconds = time.perf_counter() - start
-    print(
-        f"{workload.counts.sum() / seconds:,.0f} requests/s in {seconds:.1f} s, compilation included", file=sys.stderr
-    )
+    speed = f"{workload.counts.sum() / seconds:,.0f} requests/s in {seconds:.1f} s, compilation included"
+    print(speed, file=sys.stderr)
     summary = dict(result.summary) | {"oracle_cost_usd": None, "cost_to_oracle": None}
     if not args.no_bound:
         from selfserve.bound import oracle_for
@@ -93,7 +67,7 @@ def simulate(args: argparse.Namespace) -> None:
         summary |= {"oracle_cost_usd": oracle, "cost_to_oracle": summary["cost_usd"] / oracle if oracle > 0 else None}
     for target, frame in ((requests, result.requests), (decisions, result.decisions)):
         if target is not None and frame is not None:
-            with replacing(target) as part:
+            with common.replacing(target) as part:
                 frame.to_parquet(part, index=False)
     if figure is not None and result.decisions is not None:
         from selfserve.figures.prior import load_and_capacity
@@ -102,18 +76,18 @@ def simulate(args: argparse.Namespace) -> None:
         use_style()
         drawn = load_and_capacity(_over_time(result.decisions, args.policy, scenario))
         drawn.set_figheight(3.2)
-        with replacing(figure) as part:
+        with common.replacing(figure) as part:
             drawn.savefig(part, dpi=200)
     _print_summary(summary, workload.seconds)
     if args.json:
-        print(json_line(summary))
+        print(common.json_line(summary))
 
 
 def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) -> Policy:
     """Return the policy that the arguments name; offline ones are told the window."""
     from selfserve.policies import make_policy, with_hindsight
 
-    parameters = pairs(args.set, "--set")
+    parameters = common.pairs(args.set, "--set")
     if args.policy == "clairvoyant":
         from selfserve.policies.clairvoyant import make_clairvoyant
 
@@ -132,15 +106,12 @@ def _over_time(log: pd.DataFrame, policy: str, scenario: Scenario) -> pd.DataFra
     machines = "|".join(re.escape(pool.name) for pool in scenario.pools if not pool.is_function)
     answers = log.filter(regex=r"^served\.").sum(axis=1)
     on_machines = log.filter(regex=rf"^served\.({machines})\.").sum(axis=1)
-    return pd.DataFrame(
-        {
-            "scheme": policy,
-            "minute": log["time_s"] / 60,
-            "load": log.filter(regex=r"^arrivals\.").sum(axis=1) / log["interval_s"] * mean_work(scenario),
-            "ready": log.filter(regex=rf"^ready\.({machines})$").sum(axis=1),
-            "function_pct": 100 * (answers - on_machines) / answers,
-        }
-    )
+    arrivals = log.filter(regex=r"^arrivals\.").sum(axis=1) / log["interval_s"]
+    return pd.DataFrame({
+        "scheme": policy, "minute": log["time_s"] / 60, "load": arrivals * mean_work(scenario),
+        "ready": log.filter(regex=rf"^ready\.({machines})$").sum(axis=1),
+        "function_pct": 100 * (answers - on_machines) / answers,
+    })  # fmt: skip
 
 
 def _print_summary(s: dict[str, Any], seconds: int) -> None:
@@ -173,27 +144,18 @@ def bound(args: argparse.Namespace) -> None:
 
     if not 0.0 <= args.violation_pct <= 100.0:
         raise InputError(f"--violation-pct {args.violation_pct:g} is not between 0 and 100")
-    scenario, workload = load_window(args)
+    scenario, workload = common.load_window(args)
     resources = args.resources.split(",") if args.resources else None
-    found = compute(
-        workload, scenario, args.seed,
-        resources=resources, violations=args.violation_pct / 100.0, effort=args.effort,
-    )  # fmt: skip
+    shares = args.violation_pct / 100.0
+    found = compute(workload, scenario, args.seed, resources=resources, violations=shares, effort=args.effort)
     print(f"{found.method} in {found.seconds:.1f} s", file=sys.stderr)
-    record = {
-        "trace": workload.trace,
-        "scenario": scenario.name,
-        "seed": args.seed,
-        "resources": resources or [pool.name for pool in scenario.pools],
-        "violation_pct": args.violation_pct,
-        "method": found.method,
-        "oracle_cost_usd": found.certificate_usd,
-        "relaxation_usd": found.total_usd,
-        "relaxation_split_usd": found.split,
-    }
-    share = (
-        f"with up to {args.violation_pct:g} % of each class violated" if args.violation_pct else "in time and accuracy"
-    )
-    print(f"No policy serves {workload.trace} under {scenario.name} {share} for less than ${found.certificate_usd:.4f}")
+    how = f"with up to {args.violation_pct:g} % of each class violated" if shares else "in time and accuracy"
+    print(f"No policy serves {workload.trace} under {scenario.name} {how} for less than ${found.certificate_usd:.4f}")
     if args.json:
-        print(json_line(record))
+        record = {
+            "trace": workload.trace, "scenario": scenario.name, "seed": args.seed,
+            "resources": resources or [pool.name for pool in scenario.pools], "violation_pct": args.violation_pct,
+            "method": found.method, "oracle_cost_usd": found.certificate_usd, "relaxation_usd": found.total_usd,
+            "relaxation_split_usd": found.split,
+        }  # fmt: skip
+        print(common.json_line(record))

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from selfserve.cli.common import add_command, json_line, pairs
+from selfserve.cli.common import JSON, add_command, json_line, option, pairs, repeated
 from selfserve.errors import InputError
 from selfserve.runner import NotebookError, project_root, publish_reference, run_notebooks
 
@@ -18,22 +18,18 @@ FAILURES = (NotebookError, OSError)
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Add ``notebooks`` and ``bench``."""
-    parser = add_command(
+    add_command(
         commands, "notebooks", notebooks, "run the numbered notebooks whose inputs have changed",
         "notebooks --quick --only 01,03",
+        option("--quick", None, "on small synthetic traces, to see that everything works"),
+        option("--force", None, "run all, changed or not"),
+        option("--only", "01,02", "numbers or names, default all", ""),
+        repeated("--set", "a parameter of every notebook run"),
+        option("--reference", None, "run nothing; copy the tables and PNG figures of a full run to results/reference"),
     )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="on small synthetic traces, to see that everything works")
-    parser.add_argument("--force", action="store_true", help="run all, changed or not")
-    parser.add_argument("--only", default="", metavar="01,02", help="numbers or names, default all")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a parameter of every notebook run"
-    )
-    text = "run nothing; copy the tables and PNG figures of a full run to results/reference"
-    parser.add_argument("--reference", action="store_true", help=text)
-
-    parser = add_command(commands, "bench", bench, "measure the engine against a bare C loop and SimPy", "bench --json")
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works; too small to trust")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
+    quick = option("--quick", None, "small sizes, to see that it works; too small to trust")
+    text = "measure the engine against a bare C loop and SimPy"
+    add_command(commands, "bench", bench, text, "bench --json", quick, JSON)
 
 
 def notebooks(args: argparse.Namespace) -> None:
