@@ -104,7 +104,7 @@ class Maker:
         )
         workload = self.workload()
         if self.staged:
-            physics = CorrectnessPhysics(self.pick(0.8, 0.0, 0.5, 0.95), self.pick(0.85, 0.5, 0.7, 0.99))
+            physics = CorrectnessPhysics(self.pick(0.8, 0.0, 0.5, 0.7), self.pick(0.85, 0.5, 0.7, 0.99))
             demands = [replace(c, min_accuracy_pct=self.rng.uniform(65, 80)) for c in scenario.classes]
             scenario = replace(scenario, correctness=physics, classes=tuple(demands))
         return Case(
