@@ -14,6 +14,7 @@ from selfserve.figures import resources as figures
 from selfserve.studies import elasticity
 from selfserve.studies import resources as study
 
+AWS = "aws_us_east_1"
 LIST = catalog.ROOT / "prices" / "aws_us_east_1.csv"
 
 
@@ -34,15 +35,15 @@ def doubled(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def regime() -> pd.DataFrame:
-    return study.regimes()
+    return study.regimes(AWS)
 
 
 def test_doubling_the_vm_prices_moves_the_crossover(doubled):
     models = ("mobilenet_v3_large", "convnext_base")
-    before, after = study.crossover(models), study.crossover(models, prices=doubled)
+    before, after = study.crossover(models, 0, AWS), study.crossover(models, 0, doubled)
     assert after["rate"][0] == pytest.approx(2 * before["rate"][0])
     assert after["rate"][1] >= 2 * before["rate"][1] * (1 - 1e-9), "a busier machine may be late: then a larger fleet"
-    assert after["rate"].tolist() == pytest.approx(study.crossover(models, price_factor=2.0)["rate"].tolist())
+    assert after["rate"].tolist() == pytest.approx(study.crossover(models, 0, AWS, 2.0)["rate"].tolist())
     assert (after["late_pct"] <= study.ALLOWED_PCT).all()
 
 
@@ -60,9 +61,9 @@ def test_cheaper_functions_move_it_too(tmp_path, regime):
 
 def test_the_price_list_is_read_anew(tmp_path):
     path = changed_list(tmp_path, "vm", "usd_per_hour", 1.0)
-    first = study.crossover(("resnet50",), prices=path)
+    first = study.crossover(("resnet50",), 0, path)
     changed_list(tmp_path, "vm", "usd_per_hour", 1.5)
-    assert study.crossover(("resnet50",), prices=path)["rate"][0] == pytest.approx(1.5 * first["rate"][0])
+    assert study.crossover(("resnet50",), 0, path)["rate"][0] == pytest.approx(1.5 * first["rate"][0])
 
 
 def test_an_invocation_is_billed_by_whole_milliseconds():
@@ -81,7 +82,7 @@ def test_the_computed_crossover_is_where_both_bills_are_equal(regime):
 
 
 def test_costs_at_constant_rates():
-    table = study.constant_rates(("resnet50",), (5, 100))
+    table = study.constant_rates(("resnet50",), (5, 100), 0, AWS)
     by = table.set_index(["option", "rate"])
     price, spot = catalog.load_prices("aws_us_east_1").loc[study.VM, ["usd_per_hour", "spot_usd_per_hour"]]
     assert set(by.index.get_level_values(0)) == {"VM", "spot", "GPU", "function"}
@@ -89,14 +90,14 @@ def test_costs_at_constant_rates():
         vm = by.loc[("VM", rate)]
         assert vm["usd_per_million"] == pytest.approx(vm["machines"] * price / 3600 / rate * 1e6)
         assert by.loc[("spot", rate), "usd_per_million"] == pytest.approx(vm["usd_per_million"] * spot / price)
-    warm = study.regimes().set_index("model").at["resnet50", "function_usd_per_million"]
+    warm = study.regimes(AWS).set_index("model").at["resnet50", "function_usd_per_million"]
     assert by.loc[("function", 100), "usd_per_million"] == pytest.approx(warm, rel=0.01)
     assert by.loc[("VM", 5), "usd_per_million"] > by.loc[("function", 5), "usd_per_million"]
     assert by.loc[("VM", 100), "usd_per_million"] < by.loc[("function", 100), "usd_per_million"]
 
 
 def test_the_least_fleet_is_the_least():
-    scenario = study.offer(study.VM, "convnext_base")
+    scenario = study.offer(study.VM, "convnext_base", AWS)
     machines, result = study.least_fleet(scenario, 50)
     assert study.late(result) <= study.ALLOWED_PCT
     fewer = study.play(scenario, study.steady(50), machines=machines - 1)
@@ -106,11 +107,11 @@ def test_the_least_fleet_is_the_least():
 
 def test_a_model_that_no_fleet_makes_fast_enough_is_named():
     with pytest.raises(InputError, match=r"vgg16 on lambda: its p99 alone is \d"):
-        study.least_fleet(study.offer(study.FUNCTION, "vgg16", memory_mb=1536.0, service={"spread": 1.5}), 1)
+        study.least_fleet(study.offer(study.FUNCTION, "vgg16", AWS, memory_mb=1536.0, service={"spread": 1.5}), 1)
 
 
 def test_sizes_of_a_family_differ_by_less_than_one_machine():
-    table = study.sizes(rates=(1, 200))
+    table = study.sizes((1, 200), 0, AWS)
     assert list(table.loc[table["rate"] == 1, "machines"]) == [1, 1, 1, 1]
     high = table[table["rate"] == 200]
     slots = high["machines"] * high["vcpu"]
@@ -118,7 +119,7 @@ def test_sizes_of_a_family_differ_by_less_than_one_machine():
 
 
 def test_memory_buys_time_at_no_cost_up_to_a_vcpu():
-    table = study.memory(("inception_v3",))
+    table = study.memory(("inception_v3",), AWS)
     assert (table["time_s"].diff().dropna() < 0).all()
     below = table[table["memory_mb"] <= study.FUNCTION_MB]
     assert len(below) > 2 and below["usd_per_million"].max() < 1.01 * below["usd_per_million"].min()
@@ -127,7 +128,7 @@ def test_memory_buys_time_at_no_cost_up_to_a_vcpu():
 
 
 def test_cold_starts_follow_the_keep_alive():
-    table = elasticity.cold_starts((60, 600, 1800), requests=1000)
+    table = elasticity.cold_starts((60, 600, 1800), 0, AWS)
     assert table["exact_pct"].to_numpy() == pytest.approx([100 * exp(-600 / gap) for gap in (60, 600, 1800)])
     error = 3 * np.sqrt(table["exact_pct"] * (100 - table["exact_pct"]) / table["requests"]) + 0.5
     assert ((table["cold_pct"] - table["exact_pct"]).abs() < error).all()
@@ -135,7 +136,7 @@ def test_cold_starts_follow_the_keep_alive():
 
 
 def test_the_bill_of_a_rental():
-    table = elasticity.rental((10, 17, 20, 77, 78, 150))
+    table = elasticity.rental((10, 17, 20, 77, 78, 150), AWS)
     price = catalog.load_prices("aws_us_east_1").at[study.VM, "usd_per_hour"] / 3600
     assert list(table["billed_s"]) == [0, 60, 60, 60, 61, 133]
     assert table["simulated_usd"].to_numpy() == pytest.approx(price * table["billed_s"].to_numpy(), abs=1e-12)
@@ -143,7 +144,7 @@ def test_the_bill_of_a_rental():
 
 
 def test_a_burst_is_cheap_and_late_on_vms_and_dear_and_on_time_on_functions():
-    table = elasticity.bursts((60,), boots_s=(60.0, 300.0), inits_s=(1.0, 10.0))
+    table = elasticity.bursts((60,), 0, AWS, (60.0, 300.0), (1.0, 10.0))
     vms, functions = (table[table["option"] == option].set_index("start_s") for option in ("VMs", "functions"))
     assert (vms["late_pct"] > 95).all() and (functions["late_pct"] < 25).all()
     assert vms.at[60.0, "usd"] < vms.at[300.0, "usd"] and functions.at[1.0, "usd"] < functions.at[10.0, "usd"]
@@ -151,9 +152,8 @@ def test_a_burst_is_cheap_and_late_on_vms_and_dear_and_on_time_on_functions():
 
 
 def test_spares_protect_a_spot_fleet():
-    table = elasticity.spot_losses((0.0, 2.0), spares=(0, 4), machines=10, hours=1).set_index(
-        ["spare", "interruptions"]
-    )
+    table = elasticity.spot_losses((0.0, 2.0), 1, 0, AWS, spares=(0, 4), machines=10)
+    table = table.set_index(["spare", "interruptions"])
     assert table.at[(0, 2.0), "late_pct"] > 10 > 1 > table.at[(4, 2.0), "late_pct"]
     assert table.at[(0, 0.0), "launches"] == 0 < table.at[(0, 2.0), "launches"]
     row = catalog.load_prices("aws_us_east_1").loc[study.VM]
@@ -161,17 +161,17 @@ def test_spares_protect_a_spot_fleet():
 
 
 def test_spot_zones_are_shares_of_todays_price():
-    zones = elasticity.spot_zones()
+    zones = elasticity.spot_zones(AWS)
     assert zones["percent"].between(5, 100).all() and not zones.duplicated(["instance_type", "zone"]).any()
     assert "p5.48xlarge" not in set(zones["instance_type"]), "its price was cut after the snapshot"
 
 
 def test_functions_alone_pay_when_the_mean_is_far_below_the_peak(regime):
-    waves = elasticity.waves((0.1, 0.3, 0.4, 1.0), rate=100)
+    waves = elasticity.waves((0.1, 0.3, 0.4, 1.0), 0, AWS, rate=100)
     assert waves["cost_ratio"].is_monotonic_increasing
     busy = regime.set_index("model").at["resnet50", "busy_pct"] / 100
     assert elasticity.crossing_share(waves) == pytest.approx(busy, abs=0.04)
-    traces = elasticity.windows(["azure_code-twin", "wiki_like"], regime, hours=(1,))
+    traces = elasticity.windows(["azure_code-twin", "wiki_like"], regime)
     whole = traces[traces["hours"] == 0].set_index("trace")["cost_ratio"]
     assert whole["azure_code-twin"] < 1 < whole["wiki_like"]
     assert np.isnan(elasticity.crossing_share(waves.iloc[-1:]))
@@ -180,8 +180,8 @@ def test_functions_alone_pay_when_the_mean_is_far_below_the_peak(regime):
 def test_verdicts_follow_the_measurements(regime):
     static = pd.DataFrame({"model": ["a"] * 4, "rate": [10, 50, 100, 200], "vm_usd": [0.1, 0.5, 1.0, 2.0]})
     static["function_usd"], static["ratio"], static["ratio_100ms"] = 2 * static["vm_usd"], 2.0, 3.0
-    size = study.sizes(rates=(1, 1000))
-    swept = study.memory(("squeezenet1_1", "inception_v3"))
+    size = study.sizes((1, 1000), 0, AWS)
+    swept = study.memory(("squeezenet1_1", "inception_v3"), AWS)
     good = study.judge_claims(static, regime, size, swept).set_index("id")["verdict"]
     assert list(good.index) == ["C04", "C05", "C10"] and good["C04"] == "reproduced" and good["C05"] == "reproduced"
     bad = study.judge_claims(static.assign(ratio=0.5), regime, size, swept).set_index("id")
@@ -196,11 +196,11 @@ def test_start_up_times_name_their_sources():
 
 
 def test_figures_show_what_they_are_given(regime):
-    rents, burst = elasticity.rental((0, 17, 150)), elasticity.bursts((10,))
+    rents, burst = elasticity.rental((0, 17, 150), AWS), elasticity.bursts((10,), 0, AWS)
     drawn = {
         "bill of one VM, cents": figures.boot_and_billing(rents, burst),
         "seconds": figures.start_up(elasticity.start_up()),
-        "requests/s, constant (diamond: simulated)": figures.regimes(regime, study.crossover(("resnet50",))),
+        "requests/s, constant (diamond: simulated)": figures.regimes(regime, study.crossover(("resnet50",), 0, AWS)),
     }
     for label, figure in drawn.items():
         labels = {text for ax in figure.axes for text in (ax.get_xlabel(), ax.get_ylabel())}

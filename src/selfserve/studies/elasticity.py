@@ -5,7 +5,7 @@ As in :mod:`selfserve.studies.resources`, one model is served; prices are comput
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import ceil, floor
 
@@ -19,23 +19,19 @@ from selfserve.policies import make_policy
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Result, simulate
 from selfserve.simulator.draws import lognormal_table
-from selfserve.studies import claims
-from selfserve.studies.resources import FUNCTION, FUNCTION_MB, VM, WARMUP_S, capacity, late, least, offer, play, steady
-from selfserve.traces import Trace, split_ranges
+from selfserve.studies import resources as r
+from selfserve.studies.claims import judge, span, verdict_table
+from selfserve.studies.models import measured_rows
+from selfserve.traces import split_ranges
 from selfserve.workload import load_trace, make_workload
 
 BOOTS_S = (60.0, 100.0, 200.0, 300.0)
 INITS_S = (1.0, 2.5, 5.0, 10.0)
 """Seconds from asking for a VM to its first answer, and of a cold start, over which claim C11 is swept."""
 COCKTAIL_CALLS_MS = {
-    "squeezenet": (4909, 885),
-    "resnet18": (4105, 1049),
-    "resnet50": (3728, 1443),
-    "inception": (3055, 1907),
-    "resnet101": (7222, 1933),
-    "resnet200": (10613, 3282),
-    "caffenet": (6976, 1086),
-}
+    "squeezenet": (4909, 885), "resnet18": (4105, 1049), "resnet50": (3728, 1443), "inception": (3055, 1907),
+    "resnet101": (7222, 1933), "resnet200": (10613, 3282), "caffenet": (6976, 1086),
+}  # fmt: skip
 """Round trip of the first and of the second call of a function, ms (Cocktail's artifact, cold-starts.csv)."""
 
 
@@ -44,50 +40,45 @@ COCKTAIL_CALLS_MS = {
 
 def start_up() -> pd.DataFrame:
     """Return start-up times as measured, published or assumed: ``group, what, seconds, source``, one row a value."""
-    facts = catalog.load_facts("startup_times")
-    machines = facts[~facts["configuration"].astype(str).str.contains("stopped|hibern|warm")]
-    rows: list[tuple[str, str, Sequence[float], str]] = []
-    for metric, text in (("pending_to_running", "asked to running"), ("total_to_ssh", "asked to log-in, bare Linux")):
-        values = list(machines.loc[machines["metric"] == metric, "value"])
-        rows.append(("VM", text, values, "brevdev/ec2-coldboot-research; daemonology.net"))
-    rows.append(("VM", "Spock's VMs, ready to serve", [60.0, 100.0], "Spock, CLOUD'19, section V"))
-    for subject, text in (("python zip", "plain Python, zip"), ("python image", "plain Python, image")):
-        mine = facts[(facts["subject"] == subject) & facts["metric"].str.startswith("init_p")]
-        rows.append(("function", f"{text} (p50, p95, p99)", list(mine["value"]), "maxday/lambda-perf"))
-    heavy = facts["subject"].astype(str).str.contains("pandas")
-    rows.append(
-        ("function", "Python with pandas and pyarrow", list(facts[heavy]["value"]), "fourTheorem/lambda-datasci-perf")
-    )
+    facts = catalog.load_facts("startup_times").astype({"configuration": str, "subject": str}).set_index("metric")
+    cold = facts[~facts["configuration"].str.contains("stopped|hibern|warm")]["value"]
+    python = facts[facts.index.str.startswith("init_p")].set_index("subject")["value"]
+    heavy = facts.loc[facts["subject"].str.contains("pandas"), "value"]
+    claimed = facts.loc[facts.index.str.startswith("cold_start_"), "value"]
     slower = [(first - second) / 1000 for first, second in COCKTAIL_CALLS_MS.values()]
-    rows.append(("function", "model: first less second call", slower, "Cocktail, NSDI'22, cold-starts.csv"))
-    claimed = facts["metric"].str.startswith("cold_start_")
-    rows.append(("function", "PyTorch in an image (claims)", list(facts[claimed]["value"]), "authors' statements"))
-    profile = catalog.load_profile("cpu")
-    measured = profile[(profile["tag"] == "measured") & (profile["device"] == "cpu") & (profile["threads"] == 1)]
-    loads = list(measured.groupby("model")["load_ms"].max() / 1000)
-    rows.append(("load", "a model from disk into memory", loads, "measured here (notebook 01)"))
-    assumed = load_scenario("standard")
-    spread = lognormal_table(assumed.vm.boot_spread)[[205, 2048, 3890]] / 65536
-    boots = list(assumed.vm.pending_s + assumed.vm.boot_s * spread)
-    rows.append(("assumed", "VM, asked to first answer (p5, p50, p95)", boots, "standard scenario"))
-    rows.append(("assumed", "function, cold start with its model", [assumed.function.init_s], "standard scenario"))
-    out = [(group, what, float(value), source) for group, what, values, source in rows for value in values]
+    rows = measured_rows()
+    loads = rows[rows["threads"] == 1].groupby("model")["load_ms"].max() / 1000
+    vm, function = (scenario := load_scenario("standard")).vm, scenario.function
+    boots = vm.pending_s + vm.boot_s * lognormal_table(vm.boot_spread)[[205, 2048, 3890]] / 65536
+    clouds, lambdas = "brevdev/ec2-coldboot-research; daemonology.net", "maxday/lambda-perf"
+    values: list[tuple[str, str, Iterable[float], str]] = [
+        ("VM", "asked to running", cold["pending_to_running"], clouds),
+        ("VM", "asked to log-in, bare Linux", cold["total_to_ssh"], clouds),
+        ("VM", "Spock's VMs, ready to serve", [60.0, 100.0], "Spock, CLOUD'19, section V"),
+        ("function", "plain Python, zip (p50, p95, p99)", python["python zip"], lambdas),
+        ("function", "plain Python, image (p50, p95, p99)", python["python image"], lambdas),
+        ("function", "Python with pandas and pyarrow", heavy, "fourTheorem/lambda-datasci-perf"),
+        ("function", "model: first less second call", slower, "Cocktail, NSDI'22, cold-starts.csv"),
+        ("function", "PyTorch in an image (claims)", claimed, "authors' statements"),
+        ("load", "a model from disk into memory", loads, "measured here (notebook 01)"),
+        ("assumed", "VM, asked to first answer (p5, p50, p95)", boots, "standard scenario"),
+        ("assumed", "function, cold start with its model", [function.init_s], "standard scenario"),
+    ]
+    out = [(group, what, float(value), source) for group, what, some, source in values for value in some]
     return pd.DataFrame(out, columns=["group", "what", "seconds", "source"])
 
 
-def cold_starts(
-    gaps_s: Sequence[float], model: str = "resnet50", requests: int = 1000, seed: int = 0, prices: str = "aws_us_east_1"
-) -> pd.DataFrame:
+def cold_starts(gaps_s: Sequence[float], seed: int, prices: str, calls: int = 1000) -> pd.DataFrame:
     """Return cold share, latency and cost of a function called at Poisson times with these mean gaps, seconds.
 
     ``exact_pct`` is exp(-keep-alive / gap), the chance that a gap outlasts the keep-alive (a lone container, service
     short against the gap); ``provisioned_usd_per_million`` is what one container kept ready would cost instead.
     """
-    scenario = offer(FUNCTION, model, prices, memory_mb=FUNCTION_MB, warmup_s=0.0)
-    keep_s, pool, rows = scenario.function.keep_alive_s, scenario.pools[0], []
+    scenario, rows = r.on_function("resnet50", prices, warmup_s=0.0), []
+    keep_s, pool = scenario.function.keep_alive_s, scenario.pools[0]
     for gap in gaps_s:
-        counts = np.random.default_rng([seed, round(1000 * gap)]).poisson(1 / gap, round(requests * gap))
-        seen = play(scenario, counts, seed, machines=0, interval_s=float(len(counts))).summary
+        counts = np.random.default_rng([seed, round(1000 * gap)]).poisson(1 / gap, round(calls * gap))
+        seen = r.play(scenario, counts, seed, machines=0, interval_s=float(len(counts))).summary
         ready = pool.usd_per_hour / 3600 * gap + pool.service_s(0) / 3600 * pool.usd_per_busy_hour_provisioned
         row = {"gap_s": gap, "requests": seen["requests"], "exact_pct": 100 * np.exp(-keep_s / gap)}
         row |= {"cold_pct": 100 * seen["cold_starts"] / max(1, seen["requests"]), "p50_s": seen["p50_s"]}
@@ -99,14 +90,14 @@ def cold_starts(
 # Boot and billing
 
 
-def rental(release_s: Sequence[float], prices: str = "aws_us_east_1") -> pd.DataFrame:
+def rental(release_s: Sequence[float], prices: str) -> pd.DataFrame:
     """Return the bill of one VM asked for at 0 and given back at these times: computed (rule 4.4) and simulated."""
-    scenario, rows = offer(VM, "resnet50", prices, warmup_s=0.0), []
+    scenario, rows = r.offer(r.VM, "resnet50", prices, warmup_s=0.0), []
     ready_s = scenario.vm.pending_s + scenario.vm.boot_s
     for end in release_s:
         life = end - scenario.vm.pending_s
         billed = max(scenario.vm.minimum_bill_s, ceil(life)) if life >= 0 else 0.0
-        seen = play(scenario, np.zeros(ceil(end) + 120, np.int64), machines=1, until_s=end, interval_s=1.0).summary
+        seen = r.play(scenario, np.zeros(ceil(end) + 120, np.int64), machines=1, until_s=end, interval_s=1.0).summary
         row = {"release_s": end, "useful_s": max(0.0, end - ready_s), "billed_s": billed}
         row |= {"usd": billed * scenario.pools[0].usd_per_hour / 3600, "simulated_usd": seen["vm_cost_usd"]}
         rows.append(row)
@@ -114,37 +105,29 @@ def rental(release_s: Sequence[float], prices: str = "aws_us_east_1") -> pd.Data
 
 
 def bursts(
-    lengths_s: Sequence[int],
-    boots_s: Sequence[float] = (100.0,),
+    lengths_s: Sequence[int], seed: int, prices: str, boots_s: Sequence[float] = (100.0,),
     inits_s: Sequence[float] = (2.5,),
-    rate: float = 50.0,
-    model: str = "resnet50",
-    seed: int = 0,
-    prices: str = "aws_us_east_1",
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Return cost and lateness of a burst out of nothing, served by VMs asked for when it starts, or by functions.
 
-    The VMs are the least that carry the burst's rate; they go when it is over and answered. ``start_s``: from asking
-    for a VM to its first answer, or a cold start. ``kept`` is that fleet standing ready for the hour around the burst
-    (computed). Long form: ``length_s, option, start_s, usd, late_pct, p99_s, requests, machines``.
+    It is 50 requests/s for resnet50. The VMs are the least that carry them; they go when it is over and answered.
+    ``start_s``: from asking for a VM to its first answer, or a cold start. ``kept`` is that fleet standing ready for
+    the hour around the burst (computed). Long form: ``length_s, option, start_s, usd, late_pct, p99_s, requests,
+    machines``.
     """
-    vm = offer(VM, model, prices, warmup_s=0.0)
-    fn = offer(FUNCTION, model, prices, memory_mb=FUNCTION_MB, warmup_s=0.0)
-    n = ceil(rate / capacity(vm))
-    kinds: list[tuple[str, float, Scenario, int]] = [
-        ("VMs", boot, replace(vm, vm=replace(vm.vm, boot_s=boot - vm.vm.pending_s)), n) for boot in boots_s
-    ]
-    kinds += [("functions", init, replace(fn, function=replace(fn.function, init_s=init)), 0) for init in inits_s]
-    rows = []
+    vm, fn = r.offer(r.VM, "resnet50", prices, warmup_s=0.0), r.on_function("resnet50", prices, warmup_s=0.0)
+    n, rows = ceil(50 / r.capacity(vm)), []
+    kinds = [("VMs", s, replace(vm, vm=replace(vm.vm, boot_s=s - vm.vm.pending_s)), n) for s in boots_s]
+    kinds += [("functions", s, replace(fn, function=replace(fn.function, init_s=s)), 0) for s in inits_s]
     for length in lengths_s:
-        load = np.random.default_rng([seed, length]).poisson(rate, length)
+        load = np.random.default_rng([seed, length]).poisson(50.0, length)
         for option, start, scenario, machines in kinds:
             counts = np.concatenate([load, np.zeros(round(3 * start) + 600, np.int64)])
-            result = play(scenario, counts, seed, machines=machines, until_s=float(length), interval_s=1.0)
+            result = r.play(scenario, counts, seed, machines=machines, until_s=float(length), interval_s=1.0)
             seen = result.summary
-            rows.append((length, option, start, seen["cost_usd"], late(result), seen["p99_s"], load.sum(), machines))
-        hours = max(1.0, length / 3600)
-        rows.append((length, "kept", 0.0, n * vm.pools[0].usd_per_hour * hours, np.nan, np.nan, load.sum(), n))
+            rows.append((length, option, start, seen["cost_usd"], r.late(result), seen["p99_s"], load.sum(), machines))
+        kept = n * vm.pools[0].usd_per_hour * max(1.0, length / 3600)
+        rows.append((length, "kept", 0.0, kept, np.nan, np.nan, load.sum(), n))
     columns = ["length_s", "option", "start_s", "usd", "late_pct", "p99_s", "requests", "machines"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -152,7 +135,7 @@ def bursts(
 # Spot
 
 
-def spot_zones(prices: str = "aws_us_east_1") -> pd.DataFrame:
+def spot_zones(prices: str) -> pd.DataFrame:
     """Return the spot price of every zone found, as percent of on demand, with the type's interruption band.
 
     The snapshots are undated; of two of the same zone the newer layout counts. Types whose list price was cut since
@@ -163,129 +146,115 @@ def spot_zones(prices: str = "aws_us_east_1") -> pd.DataFrame:
     zones = zones.drop_duplicates(["instance_type", "zone"], keep="last")
     today = listed["usd_per_hour"].reindex(zones["instance_type"]).to_numpy()
     zones = zones[np.isclose(zones["on_demand_usd_h"], today, rtol=0.01)]
-    percent = 100 * zones["spot_usd_h"] / zones["on_demand_usd_h"]
-    band = listed["interruption_band"].reindex(zones["instance_type"]).to_numpy()
-    columns = ["instance_type", "zone", "percent", "band", "source"]
-    return zones.assign(percent=percent, band=band)[columns].reset_index(drop=True)
+    band = zones["instance_type"].map(listed["interruption_band"])
+    zones = zones.assign(percent=100 * zones["spot_usd_h"] / zones["on_demand_usd_h"], band=band)
+    return zones[["instance_type", "zone", "percent", "band", "source"]].reset_index(drop=True)
 
 
 def spot_bands() -> pd.DataFrame:
     """Return saving (percent) and interruption band of the types in both dated months of the Spot Advisor."""
     history = catalog.load_facts("spot_history")
     months = history[history["kind"] == "advisor_saving_month"]
-    wide = months.pivot(index="instance_type", columns="as_of", values=["saving_pct", "interruption_band"])
-    return wide.dropna()
+    return months.pivot(index="instance_type", columns="as_of", values=["saving_pct", "interruption_band"]).dropna()
 
 
 def spot_losses(
-    interruptions_per_hour: Sequence[float],
-    spares: Sequence[int] = (0, 1, 2, 4),
+    interruptions_per_hour: Sequence[float], hours: float, seed: int, prices: str, spares: Sequence[int] = (0, 1, 2, 4),
     machines: int = 20,
-    hours: float = 12,
-    model: str = "convnext_base",
-    seed: int = 0,
-    prices: str = "aws_us_east_1",
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Return what losses do to a steady load on spot machines alone: ``spare, interruptions, late_pct, cost_pct``.
 
-    The load keeps ``machines`` machines 95% busy; the spot fleet has ``spare`` more, and one that gets its notice is
-    replaced at the next decision. ``cost_pct`` is the spot bill over that of ``machines`` on demand.
+    The load (convnext_base) keeps ``machines`` machines 95% busy; the spot fleet has ``spare`` more, and one that gets
+    its notice is replaced at the next decision. ``cost_pct`` is the spot bill over that of ``machines`` on demand.
     """
-    spot = offer(VM, model, prices, market="spot")
-    on_demand, rows = float(catalog.load_prices(prices).at[VM, "usd_per_hour"]), []
-    counts = steady(0.95 * machines * capacity(spot), seed, round(hours * 3600))
+    spot, rows = r.offer(r.VM, "convnext_base", prices, market="spot"), []
+    on_demand = machines * float(catalog.load_prices(prices).at[r.VM, "usd_per_hour"]) * hours
+    counts = r.steady(0.95 * machines * r.capacity(spot), seed, round(hours * 3600))
     for spare in tqdm(spares, desc="spot losses", unit="fleet", mininterval=2):
         for hourly in interruptions_per_hour:
             scenario = replace(spot, spot=replace(spot.spot, interruptions_per_hour=hourly))
-            result = play(scenario, counts, seed, machines=machines + spare)
-            cost = 100 * result.summary["cost_usd"] / (machines * on_demand * hours)
-            rows.append((spare, hourly, late(result), cost, result.summary["launches"]))
+            result = r.play(scenario, counts, seed, machines=machines + spare)
+            cost = 100 * result.summary["cost_usd"] / on_demand
+            rows.append((spare, hourly, r.late(result), cost, result.summary["launches"]))
     return pd.DataFrame(rows, columns=["spare", "interruptions", "late_pct", "cost_pct", "launches"])
 
 
 # Mean and peak
 
 
-def waves(shares: Sequence[float], rate: float = 200.0, seed: int = 0, prices: str = "aws_us_east_1") -> pd.DataFrame:
+def waves(shares: Sequence[float], seed: int, prices: str, rate: float = 200.0) -> pd.DataFrame:
     """Return functions over VMs for a load that is on for a share of every ten minutes, simulated for an hour.
 
     The VMs are the least fleet whose slots carry ``rate`` (resnet50), all the hour. ``mean_to_peak`` is the share.
     """
-    vm = offer(VM, "resnet50", prices)
-    fn = offer(FUNCTION, "resnet50", prices, memory_mb=FUNCTION_MB)
-    n, rows = ceil(rate / capacity(vm)), []
+    vm, fn, rows = r.offer(r.VM, "resnet50", prices), r.on_function("resnet50", prices), []
     for share in shares:
-        counts = steady(rate, seed, 3600)
-        phase = np.arange(len(counts)) % 600
-        counts[phase >= round(600 * share)] = 0
-        on = play(vm, counts, seed, machines=n), play(fn, counts, seed, machines=0)
+        counts = r.steady(rate, seed, 3600)
+        counts[np.arange(len(counts)) % 600 >= round(600 * share)] = 0
+        on = r.play(vm, counts, seed, machines=ceil(rate / r.capacity(vm))), r.play(fn, counts, seed, machines=0)
         usd = [float(result.summary["cost_usd"]) for result in on]
-        rows.append((share, *usd, usd[1] / usd[0], *(late(result) for result in on)))
+        rows.append((share, *usd, usd[1] / usd[0], *(r.late(result) for result in on)))
     columns = ["mean_to_peak", "vm_usd", "function_usd", "cost_ratio", "vm_late_pct", "function_late_pct"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def windows(names: Sequence[str], regime: pd.DataFrame, hours: Sequence[int] = (1, 24)) -> pd.DataFrame:
+def windows(names: Sequence[str], regime: pd.DataFrame) -> pd.DataFrame:
     """Return, for windows of traces, mean over peak minute and functions' cost over peak-provisioned VMs' (computed).
 
     For resnet50 (its row of :func:`~selfserve.studies.resources.regimes`), each trace scaled to a mean of 20 busy
-    machines; ``hours`` 0 is the whole trace. A trace has whole windows only.
+    machines and cut into whole windows of 1 and of 24 ``hours``; 0 is the whole trace.
     """
     one, rows = regime.set_index("model").loc["resnet50"], []
     per_machine = 100 * one["vm_from"] / one["busy_pct"]
     for name in names:
         trace = load_trace(name)
         rates = trace.counts * (20 * per_machine / trace.counts.mean())
-        for length in (*hours, 0):
-            width = length * 3600 or trace.seconds
-            for i in range(trace.seconds // width):
-                counts = rates[width * i : width * (i + 1)]
+        for hours in (1, 24, 0):
+            width = hours * 3600 or trace.seconds
+            for i, counts in enumerate(rates[: trace.seconds // width * width].reshape(-1, width)):
                 peak, mean = peak_minute_rate(counts), float(counts.mean())
                 if peak > 0:
                     ratio = mean / one["vm_from"] / ceil(peak / per_machine)
-                    rows.append((name, length, i, mean, peak, mean / peak, ratio))
+                    rows.append((name, hours, i, mean, peak, mean / peak, ratio))
     return pd.DataFrame(rows, columns=["trace", "hours", "window", "mean", "peak", "mean_to_peak", "cost_ratio"])
 
 
-def hybrids(names: Sequence[str], hours: float = 4, seed: int = 0, prices: str = "aws_us_east_1") -> pd.DataFrame:
+def hybrids(names: Sequence[str], hours: float, seed: int, prices: str) -> pd.DataFrame:
     """Return peak-provisioned VMs, functions only and Spock's hybrids, simulated at the start of each evaluation part.
 
     The VMs for the peak are the least constant fleet with at most ``ALLOWED_PCT`` late, found with hindsight.
 
     Long form: ``trace, mean_to_peak, scheme, usd, late_pct, function_pct, cost_ratio`` (resnet50, 20 busy machines).
     """
-    pools = [
-        {"name": "vm", "resource": VM, "models": ["resnet50"], "max_machines": 100_000},
-        {"name": "fn", "resource": FUNCTION, "memory_mb": FUNCTION_MB, "models": ["resnet50"]},
-    ]
-    scenario = offer(VM, "resnet50", prices, pools=pools, load_machines=20, rate_scale=None)
-    parts = [_schemes(load_trace(name), scenario, hours, seed) for name in tqdm(names, desc="hybrids", unit="trace")]
-    table = pd.concat(parts, ignore_index=True)
+    vm: dict[str, object] = {"name": "vm", "resource": r.VM, "models": ["resnet50"], "max_machines": 100_000}
+    fn: dict[str, object] = {"name": "fn", "resource": r.FUNCTION, "memory_mb": r.FUNCTION_MB, "models": ["resnet50"]}
+    scenario = r.offer(r.VM, "resnet50", prices, pools=[vm, fn], load_machines=20, rate_scale=None)
+    rows = [row for name in tqdm(names, desc="hybrids", unit="trace") for row in _schemes(name, scenario, hours, seed)]
+    table = pd.DataFrame(rows, columns=["trace", "mean_to_peak", "scheme", "usd", "late_pct", "function_pct"])
     base = table[table["scheme"] == "VMs for the peak"].set_index("trace")["usd"]
     return table.assign(cost_ratio=table["usd"] / table["trace"].map(base))
 
 
-def _schemes(trace: Trace, scenario: Scenario, hours: float, seed: int) -> pd.DataFrame:
-    start, end = split_ranges(trace)["evaluate"]
+def _schemes(name: str, scenario: Scenario, hours: float, seed: int) -> list[tuple[object, ...]]:
+    start, end = split_ranges(trace := load_trace(name))["evaluate"]
     workload = make_workload(trace, scenario, start, min(end - start, round(hours * 3600)), seed)
-    scored = workload.counts[WARMUP_S:]
-    peak, rows = peak_minute_rate(scored), []
+    scored = workload.counts[r.WARMUP_S :]
 
-    def run(name: str, /, **parameters: object) -> Result:
-        return simulate(scenario, workload, make_policy(name, **parameters), seed)
+    def run(policy: str, /, **parameters: object) -> Result:
+        return simulate(scenario, workload, make_policy(policy, **parameters), seed)
 
-    per_machine = capacity(replace(scenario, pools=scenario.pools[:1]))
+    low = floor(scored.mean() / r.capacity(replace(scenario, pools=scenario.pools[:1])))
     results = {
-        "VMs for the peak": least(floor(scored.mean() / per_machine), lambda n: run("static", machines=n))[1],
+        "VMs for the peak": r.least(low, lambda n: run("static", machines=n))[1],
         "functions only": run("mixed", headroom=0.0, keep_s=0.0),
         "Spock, reactive": run("spock", policy="reactive"),
         "Spock, predictive": run("spock", policy="predictive"),
     }
-    for scheme, result in results.items():
-        seen = result.summary
-        row = {"trace": trace.name, "mean_to_peak": scored.mean() / peak, "scheme": scheme, "usd": seen["cost_usd"]}
-        rows.append(row | {"late_pct": late(result), "function_pct": seen["function_share_pct"]})
-    return pd.DataFrame(rows)
+    mean_to_peak = scored.mean() / peak_minute_rate(scored)
+    return [
+        (name, mean_to_peak, scheme, seen.summary["cost_usd"], r.late(seen), seen.summary["function_share_pct"])
+        for scheme, seen in results.items()
+    ]
 
 
 # Claims
@@ -300,7 +269,7 @@ def judge_claims(starts: pd.DataFrame, swept: pd.DataFrame, wave: pd.DataFrame, 
         wave: of :func:`waves`.
         hybrid: of :func:`hybrids`.
     """
-    return claims.verdict_table([_judge_start_up(starts, swept), _judge_peaks(wave, hybrid)])
+    return verdict_table([_judge_start_up(starts, flips(swept)), _judge_peaks(wave, hybrid)])
 
 
 def flips(swept: pd.DataFrame) -> pd.DataFrame:
@@ -310,49 +279,47 @@ def flips(swept: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(cost_ratio=pairs["usd_vm"] / pairs["usd_fn"], later=pairs["late_pct_vm"] > pairs["late_pct_fn"])
 
 
-def _judge_start_up(starts: pd.DataFrame, swept: pd.DataFrame) -> dict[str, str]:
-    pairs = flips(swept)
+def _judge_start_up(starts: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str]:
     values = {what: group for what, group in starts.groupby("what")["seconds"]}
     login, model = values["asked to log-in, bare Linux"], values["model: first less second call"]
     python = values["Python with pandas and pyarrow"]
     dearer = pairs[pairs["cost_ratio"] > 1]
-    where = "; ".join(
-        f"a burst of {r.length_s:g} s with boot {r.start_s_vm:g} s and cold start {r.start_s_fn:g} s"
-        for r in dearer.itertuples()
-    )
-    return claims.judge(
+    cases = "a burst of {:g} s with boot {:g} s and cold start {:g} s"
+    columns = dearer[["length_s", "start_s_vm", "start_s_fn"]]
+    where = "; ".join(cases.format(*row) for row in columns.itertuples(index=False)) or "no case"
+    return judge(
         "C11",
-        f"VM to log-in {login.min():.0f}-{login.max():.0f} s; function with libraries {python.min():.1f}-"
-        f"{python.max():.1f} s, with a model {model.min():.1f}-{model.max():.1f} s over a warm call; VMs asked for at "
-        f"the start of a burst cost {pairs['cost_ratio'].min():.2f}-{pairs['cost_ratio'].max():.2f} of functions",
+        f"VM to log-in {span(login, 0, '-')} s; function with libraries {span(python, 1, '-')} s, with a model "
+        f"{span(model, 1, '-')} s over a warm call; VMs asked for at the start of a burst cost "
+        f"{span(pairs['cost_ratio'], 2, '-')} of functions",
         {
-            "VM start of 60 s or more": bool(login.min() >= 60),
-            "function start within 1-10 s": bool(python.min() >= 1 and max(python.max(), model.max()) <= 10),
-            "functions late less often at every boot and cold start": bool(pairs["later"].all()),
+            "VM start of 60 s or more": login.min() >= 60,
+            "function start within 1-10 s": python.min() >= 1 and max(python.max(), model.max()) <= 10,
+            "functions late less often at every boot and cold start": pairs["later"].all(),
             "ranking by cost the same at every boot and cold start": dearer.empty or len(dearer) == len(pairs),
         },
         "measured VMs are bare Linux without a server or model, and have grown faster; the ranking of policies under "
-        f"the same sweep is in notebook 04; VMs are dearer than functions in: {where or 'no case'}",
+        f"the same sweep is in notebook 04; VMs are dearer than functions in: {where}",
     )
 
 
 def _judge_peaks(wave: pd.DataFrame, hybrid: pd.DataFrame) -> dict[str, str]:
     crossing = crossing_share(wave)
     spock = hybrid[hybrid["scheme"].str.startswith("Spock")]
-    theirs = spock[spock["trace"].str.removesuffix("-twin").isin(("WITS", "berkeley"))]
-    parts = {
-        f"{scheme}: 2-15 % on functions on Spock's two traces": bool(group["function_pct"].between(2, 15).all())
-        for scheme, group in theirs.groupby("scheme")
-    }
     inside = spock["function_pct"].between(2, 15)
-    shares = "; ".join(
-        f"{s} {g['function_pct'].min():.1f}-{g['function_pct'].max():.1f} %" for s, g in spock.groupby("scheme")
-    )
-    outside = ", ".join(f"{r.trace} {r.function_pct:.1f} % ({r.scheme})" for r in spock[~inside].itertuples())
-    return claims.judge(
+    theirs = inside[spock["trace"].str.removesuffix("-twin").isin(("WITS", "berkeley"))]
+    parts = {
+        f"{scheme}: 2-15 % on functions on Spock's two traces": group.all()
+        for scheme, group in theirs.groupby(spock["scheme"])
+    }
+    shares = "; ".join(f"{s} {span(g, 1, '-')} %" for s, g in spock.groupby("scheme")["function_pct"])
+    outside = ", ".join(f"{row.trace} {row.function_pct:.1f} % ({row.scheme})" for row in spock[~inside].itertuples())
+    ends = [f"{ratio:.2f} at {share:.2f}" for ratio, share in (
+        (wave["cost_ratio"].min(), wave["mean_to_peak"].min()), (wave["cost_ratio"].max(), wave["mean_to_peak"].max()),
+    )]  # fmt: skip
+    return judge(
         "C21",
-        f"costs cross at mean/peak {crossing:.2f} ({wave['cost_ratio'].min():.2f} at {wave['mean_to_peak'].min():.2f}, "
-        f"{wave['cost_ratio'].max():.2f} at {wave['mean_to_peak'].max():.2f}); on functions: {shares}",
+        f"costs cross at mean/peak {crossing:.2f} ({ends[0]}, {ends[1]}); on functions: {shares}",
         {"a crossing within 0.2-0.8": 0.2 <= crossing <= 0.8, **parts},
         "the crossing is the share of time that a VM must be busy to be worth its price; a reactive fleet that holds "
         "idle VMs for 3 minutes keeps them for the busiest second, so that little overflows; outside: "

@@ -7,23 +7,26 @@ that a changed CSV file changes every table. What changes over time is in :mod:`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from math import ceil, floor, inf
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from selfserve import catalog
-from selfserve.catalog.carry import carry_profile, runtime_mb, weights_mb
+from selfserve.catalog.carry import carry_profile, runtime_mb, single_ms, weights_mb
 from selfserve.errors import InputError
 from selfserve.planner import P99
 from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Result, simulate
 from selfserve.simulator.draws import lognormal_table
-from selfserve.studies import claims
+from selfserve.studies.claims import judge, span, verdict_table
 from selfserve.traces import make_trace
 from selfserve.workload import make_workload
 
@@ -65,20 +68,19 @@ class Rented:
 
 
 def offer(
-    resource: str,
-    model: str,
-    prices: str = "aws_us_east_1",
-    *,
-    market: str = "on_demand",
-    memory_mb: float | None = None,
-    **physics: object,
+    resource: str, model: str, prices: str, *, market: str = "on_demand", memory_mb: float | None = None, **keys: object
 ) -> Scenario:
-    """Return a scenario in which one model is served on one resource (``physics``: top-level keys of a scenario)."""
+    """Return a scenario in which one model is served on one resource (``keys``: top-level keys of a scenario)."""
     pool: dict[str, object] = {"name": "pool", "resource": resource, "models": [model], "max_machines": 100_000}
     pool |= {"market": market} if memory_mb is None else {"memory_mb": memory_mb}
     everyone = {"name": "all", "share": 1.0, "slo_s": SLO_S}
-    keys = {"classes": [everyone], "pools": [pool], "rate_scale": 1.0, "prices": prices, "warmup_s": float(WARMUP_S)}
-    return load_scenario("standard", keys | physics)
+    base = {"classes": [everyone], "pools": [pool], "rate_scale": 1.0, "prices": prices, "warmup_s": float(WARMUP_S)}
+    return load_scenario("standard", base | keys)
+
+
+def on_function(model: str, prices: str, **keys: Any) -> Scenario:
+    """Return :func:`offer` of a function of ``FUNCTION_MB``."""
+    return offer(FUNCTION, model, prices, memory_mb=FUNCTION_MB, **keys)
 
 
 def play(scenario: Scenario, counts: np.ndarray, seed: int = 0, **fleet: float) -> Result:
@@ -117,16 +119,11 @@ def least_fleet(scenario: Scenario, rate: float, seed: int = 0) -> tuple[int, Re
     """
     alone_s = scenario.pools[0].service_s(0) * (1 + P99 * scenario.service.spread)
     if alone_s > SLO_S:
-        raise InputError(
-            f"model {scenario.models[0].name} on {scenario.pools[0].resource}: its p99 alone is {alone_s:.2f} s, over "
-            f"the {SLO_S:g} s that the fleet must keep; take a faster model or resource"
-        )
+        what = f"model {scenario.models[0].name} on {scenario.pools[0].resource}: its p99 alone is {alone_s:.2f} s"
+        raise InputError(f"{what}, over the {SLO_S:g} s that the fleet must keep; take a faster model or resource")
     counts, batch = steady(rate, seed), best_batch(scenario)
-
-    def run(machines: int) -> Result:
-        return play(scenario, counts, seed, machines=machines, batch_max=batch)
-
-    return least(ceil(rate / capacity(scenario)), run)
+    low = ceil(rate / capacity(scenario))
+    return least(low, lambda n: play(scenario, counts, seed, machines=n, batch_max=batch))
 
 
 def least(low: int, run: Callable[[int], Result]) -> tuple[int, Result]:
@@ -137,8 +134,7 @@ def least(low: int, run: Callable[[int], Result]) -> tuple[int, Result]:
         low, high, step = high + 1, high + step, 2 * step
     while low < high:
         middle = (low + high) // 2
-        result = run(middle)
-        if late(result) > ALLOWED_PCT:
+        if late(result := run(middle)) > ALLOWED_PCT:
             low = middle + 1
         else:
             high, found = middle, result
@@ -170,20 +166,19 @@ def invocation_usd(
 # What is on offer
 
 
-def machine_types(model: str = "resnet50", prices: str = "aws_us_east_1", profile: str = "cpu") -> pd.DataFrame:
-    """Return the smallest machine of every family: dollars per million answers if always busy, on demand and spot.
+def machine_types(prices: str) -> pd.DataFrame:
+    """Return the smallest machine of every family: dollars per million answers (resnet50) if always busy.
 
-    Spot: median, least and most over zones where the price list has them. A GPU is taken at its best batch.
+    On demand and spot; spot as median, least and most over zones where the price list has them. A GPU is taken at its
+    best batch.
     """
-    listed, rows = catalog.load_prices(prices), catalog.load_profile(profile)
-    known = set(catalog.load_facts("accelerators")["accelerator"])
-    out = []
-    machines = listed[(listed["kind"] == "vm") & (listed["accelerator"].isin(known) | (listed["accelerator"] == ""))]
+    listed, rows = catalog.load_prices(prices), catalog.load_profile()
+    known = listed["accelerator"].isin({"", *catalog.load_facts("accelerators")["accelerator"]})
+    machines, out = listed[(listed["kind"] == "vm") & known], []
     for family, group in machines.groupby(machines.index.str.split(".").str[0], sort=False):
         name = group["usd_per_hour"].idxmin()
         machine = group.loc[name]
-        carried = carry_profile(rows, model, machine)
-        gpu = bool(machine["accelerator"])
+        carried, gpu = carry_profile(rows, "resnet50", machine), bool(machine["accelerator"])
         image_s = (carried["service_ms"] / carried["batch"] / 1000)[: None if gpu else 1].min()
         per_s = (machine["accelerator_count"] if gpu else machine["vcpu"]) / image_s
         row = {"family": family, "resource": name, "vcpu": machine["vcpu"], "accelerator": machine["accelerator"]}
@@ -194,16 +189,12 @@ def machine_types(model: str = "resnet50", prices: str = "aws_us_east_1", profil
     return pd.DataFrame(out).sort_values("usd_per_million", ignore_index=True)
 
 
-def price_ratio(prices: str = "aws_us_east_1") -> pd.Series:
+def price_ratio(prices: str) -> pd.Series:
     """Return the price of a vCPU-hour of the VM and of the function, and what the function costs for the same work."""
-    listed = catalog.load_prices(prices)
+    listed, rows = catalog.load_prices(prices), catalog.load_profile()
     vm, fn = listed.loc[VM], listed.loc[FUNCTION]
     a, b = vm["usd_per_hour"] / vm["vcpu"], fn["usd_per_gb_s"] * fn["mb_per_vcpu"] / 1024 * 3600
-    rows = catalog.load_profile("cpu")
-    slower = (
-        carry_profile(rows, "resnet50", fn, memory_mb=fn["mb_per_vcpu"])["service_ms"].iloc[0]
-        / carry_profile(rows, "resnet50", vm)["service_ms"].iloc[0]
-    )
+    slower = single_ms(rows, "resnet50", fn, memory_mb=fn["mb_per_vcpu"]) / single_ms(rows, "resnet50", vm)
     return pd.Series({"vm": a, "function": b, "prices": b / a, "work": b / a * slower})
 
 
@@ -211,33 +202,24 @@ def price_ratio(prices: str = "aws_us_east_1") -> pd.Series:
 
 
 def constant_rates(
-    models: Sequence[str] = MODELS,
-    rates: Sequence[float] = RATES,
-    seed: int = 0,
-    prices: str = "aws_us_east_1",
+    models: Sequence[str], rates: Sequence[float], seed: int, prices: str,
     resources: Sequence[str] = ("VM", "GPU", "function"),
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Return dollars per million answers at constant rates: ``model, rate, option, machines, usd_per_million, ..``.
 
     Fleets are the least of :func:`least_fleet`, so their cost is fleet x price / rate. ``spot`` is the fleet of the VM
     at the spot price (:func:`spot_losses` shows what losses do to it). Functions are simulated and billed warm.
     """
-    rows = []
-    bar = tqdm(total=len(models) * len(resources) * len(rates), desc="constant rates", unit="run", mininterval=2)
-    for model in models:
-        for option in resources:
-            name, memory = {"VM": (VM, None), "GPU": (GPU, None), "function": (FUNCTION, FUNCTION_MB)}[option]
-            scenario = offer(name, model, prices, memory_mb=memory)
-            for rate in rates:
-                row: dict[str, object] = {"model": model, "rate": rate, "option": option}
-                rows.append(row | _at_rate(scenario, rate, seed))
-                bar.update()
-    bar.close()
-    table = pd.DataFrame(rows)
+    makers: dict[str, Callable[[str, str], Scenario]]
+    makers = {"VM": partial(offer, VM), "GPU": partial(offer, GPU), "function": on_function}
+    cells = list(product(models, resources, rates))
+    table = pd.DataFrame(
+        {"model": model, "rate": rate, "option": option} | _at_rate(makers[option](model, prices), rate, seed)
+        for model, option, rate in tqdm(cells, desc="constant rates", unit="run", mininterval=2)
+    )
     cheaper = catalog.load_prices(prices).loc[VM, ["spot_usd_per_hour", "usd_per_hour"]].astype(float)
     spot = table[table["option"] == "VM"].assign(option="spot")
-    for column in ("usd_per_million", "usd_per_hour"):
-        spot[column] *= cheaper["spot_usd_per_hour"] / cheaper["usd_per_hour"]
+    spot[["usd_per_million", "usd_per_hour"]] *= cheaper["spot_usd_per_hour"] / cheaper["usd_per_hour"]
     return pd.concat([table, spot], ignore_index=True)
 
 
@@ -254,36 +236,34 @@ def _at_rate(scenario: Scenario, rate: float, seed: int) -> dict[str, object]:
     return row | {key: result.summary[key] for key in keys} | {"tag": pool.sources[0]}
 
 
-def regimes(prices: str = "aws_us_east_1", profile: str = "cpu") -> pd.DataFrame:
+def regimes(prices: str) -> pd.DataFrame:
     """Return, for every measured model, the rates at which the cheapest resource changes (computed, not simulated).
 
     ``vm_from``: an always-on VM costs as much as the functions that answer the same requests, in requests/s;
     ``spot_from`` the same for a spot VM; ``busy_pct`` how busy the VM is at ``vm_from``. ``gpu_from``: the load of as
     many full VMs as a GPU machine's price buys, where the GPU carries that load (else NaN: it never pays).
     """
-    listed, rows = catalog.load_prices(prices), catalog.load_profile(profile)
+    listed, rows = catalog.load_prices(prices), catalog.load_profile()
     vm, gpu, fn = listed.loc[VM], listed.loc[GPU], listed.loc[FUNCTION]
     out = []
     for model in dict.fromkeys(rows.loc[(rows["tag"] == "measured") & (rows["device"] == "cpu"), "model"]):
-        vm_s = carry_profile(rows, model, vm)["service_ms"].iloc[0] / 1000
-        fn_ms = carry_profile(rows, model, fn, memory_mb=FUNCTION_MB)["service_ms"].iloc[0]
+        vm_s, fn_ms = single_ms(rows, model, vm) / 1000, single_ms(rows, model, fn, memory_mb=FUNCTION_MB)
         on_gpu = carry_profile(rows, model, gpu)
         fits = on_gpu[2 * on_gpu["service_ms"] / 1000 <= SLO_S]
-        most = float((fits["batch"] / fits["service_ms"] * 1000).max())
         usd = invocation_usd(fn_ms, FUNCTION_MB, fn)
-        vm_from = vm["usd_per_hour"] / 3600 / usd
+        vm_from, spot_from, gpu_pays = (
+            price / 3600 / usd for price in (vm["usd_per_hour"], vm["spot_usd_per_hour"], gpu["usd_per_hour"])
+        )
         full = floor(gpu["usd_per_hour"] / vm["usd_per_hour"]) * vm["vcpu"] / vm_s
-        gpu_from = max(full, gpu["usd_per_hour"] / 3600 / usd)
+        gpu_from = max(full, gpu_pays)
+        carried = float((fits["batch"] / fits["service_ms"] * 1000).max()) >= gpu_from
         row = {"model": model, "vm_ms": 1000 * vm_s, "function_ms": fn_ms, "function_usd_per_million": 1e6 * usd}
-        row |= {"vm_from": vm_from, "busy_pct": 100 * vm_from * vm_s / vm["vcpu"]}
-        row |= {"spot_from": vm["spot_usd_per_hour"] / 3600 / usd}
-        out.append(row | {"gpu_from": gpu_from if most >= gpu_from else np.nan, "gpu_tag": on_gpu["tag"].iloc[0]})
+        row |= {"vm_from": vm_from, "busy_pct": 100 * vm_from * vm_s / vm["vcpu"], "spot_from": spot_from}
+        out.append(row | {"gpu_from": gpu_from if carried else np.nan, "gpu_tag": on_gpu["tag"].iloc[0]})
     return pd.DataFrame(out).sort_values("vm_ms", ignore_index=True)
 
 
-def crossover(
-    models: Sequence[str] = MODELS, seed: int = 0, prices: str = "aws_us_east_1", price_factor: float = 1.0
-) -> pd.DataFrame:
+def crossover(models: Sequence[str], seed: int, prices: str, price_factor: float = 1.0) -> pd.DataFrame:
     """Return the rate from which a fleet that keeps the SLO costs no more than functions, simulated.
 
     ``n`` machines cost as much as functions at a rate of n x price / (price of an invocation); the crossover is the
@@ -291,7 +271,7 @@ def crossover(
     """
     function, rows = catalog.load_prices(prices).loc[FUNCTION], []
     for model in models:
-        vm, fn = offer(VM, model, prices), offer(FUNCTION, model, prices, memory_mb=FUNCTION_MB)
+        vm, fn = offer(VM, model, prices), on_function(model, prices)
         usd = invocation_usd(fn.pools[0].service_s(0) * 1000, FUNCTION_MB, function, fn.service.spread)
         for n in range(1, 100):
             rate = n * price_factor * vm.pools[0].usd_per_hour / 3600 / usd
@@ -306,25 +286,16 @@ def crossover(
     return pd.DataFrame(rows, columns=columns)
 
 
-def sizes(
-    model: str = "resnet50",
-    family: str = "c6i",
-    rates: Sequence[float] = RATES,
-    seed: int = 0,
-    prices: str = "aws_us_east_1",
-) -> pd.DataFrame:
-    """Return least fleet and cost for every size of a family at constant rates; ``relative`` to the smallest."""
+def sizes(rates: Sequence[float], seed: int, prices: str) -> pd.DataFrame:
+    """Return least fleet and cost for every size of the VM's family (resnet50); ``relative`` to the smallest."""
     listed = catalog.load_prices(prices)
-    names = listed.index[listed.index.str.startswith(f"{family}.")]
-    parts = []
-    for name in sorted(names, key=lambda n: listed.at[n, "vcpu"]):
-        scenario = offer(name, model, prices)
-        found = [
-            {"resource": name, "vcpu": scenario.pools[0].slots, "rate": r} | _at_rate(scenario, r, seed) for r in rates
-        ]
-        parts.append(pd.DataFrame(found))
-    table = pd.concat(parts, ignore_index=True)
-    smallest = parts[0].set_index("rate")["usd_per_million"]
+    family = listed[listed.index.str.startswith(VM.split(".")[0] + ".")]
+    table = pd.DataFrame(
+        {"resource": name, "vcpu": int(vcpu), "rate": rate} | _at_rate(offer(name, "resnet50", prices), rate, seed)
+        for name, vcpu in family["vcpu"].sort_values(kind="stable").items()
+        for rate in rates
+    )
+    smallest = table[table["resource"] == table["resource"][0]].set_index("rate")["usd_per_million"]
     return table.assign(relative=table["usd_per_million"] / table["rate"].map(smallest))
 
 
@@ -340,42 +311,38 @@ PAPER_MEMORY = {
 """WoSC'20, figure 7 (digitised): seconds by GB, and the model measured here that stands for it (by ratios only)."""
 
 
-def memory(models: Iterable[str], prices: str = "aws_us_east_1", profile: str = "cpu") -> pd.DataFrame:
+def memory(models: Sequence[str], prices: str) -> pd.DataFrame:
     """Return time and cost of a warm invocation by memory, from the least of ``MEMORIES_MB`` that holds the model."""
-    function, rows, out = catalog.load_prices(prices).loc[FUNCTION], catalog.load_profile(profile), []
-    for model in models:
-        for mb in MEMORIES_MB:
-            one = carry_profile(rows, model, function, memory_mb=mb).iloc[0]
-            if runtime_mb(rows) + weights_mb(model) + one["activation_mb"] <= mb:
-                usd = invocation_usd(one["service_ms"], mb, function)
-                out.append((model, mb, mb / function["mb_per_vcpu"], one["service_ms"] / 1000, 1e6 * usd))
+    function, rows, out = catalog.load_prices(prices).loc[FUNCTION], catalog.load_profile(), []
+    for model, mb in product(models, MEMORIES_MB):
+        one = carry_profile(rows, model, function, memory_mb=mb).iloc[0]
+        if runtime_mb(rows) + weights_mb(model) + one["activation_mb"] <= mb:
+            usd = invocation_usd(one["service_ms"], mb, function)
+            out.append((model, mb, mb / function["mb_per_vcpu"], one["service_ms"] / 1000, 1e6 * usd))
     return pd.DataFrame(out, columns=["model", "memory_mb", "vcpu", "time_s", "usd_per_million"])
 
 
-def paper_memory(prices: str = "aws_us_east_1") -> pd.DataFrame:
+def paper_memory(prices: str) -> pd.DataFrame:
     """Return the points of the paper's figure 7, with its times at list price (its cost axis is ten times off)."""
     function = catalog.load_prices(prices).loc[FUNCTION]
-    rows = [
-        (name, gb, time_s, 1e6 * (time_s * gb * function["usd_per_gb_s"] + function["usd_per_request"]))
-        for name, (_, times) in PAPER_MEMORY.items()
-        for gb, time_s in times.items()
-    ]
-    return pd.DataFrame(rows, columns=["paper_model", "gb", "time_s", "usd_per_million"])
+    points = [(name, gb, s) for name, (_, times) in PAPER_MEMORY.items() for gb, s in times.items()]
+    table = pd.DataFrame(points, columns=["paper_model", "gb", "time_s"])
+    usd = table["time_s"] * table["gb"] * function["usd_per_gb_s"] + function["usd_per_request"]
+    return table.assign(usd_per_million=1e6 * usd)
 
 
-def memory_claim(prices: str = "aws_us_east_1", profile: str = "cpu") -> pd.DataFrame:
+def memory_claim(prices: str) -> pd.DataFrame:
     """Return change in time and cost from the paper's least to its most memory (C10), percent, the paper's and ours.
 
     The paper's cost is that of its times at list price, since its cost axis is ten times too high throughout.
     """
-    function, rows, out = catalog.load_prices(prices).loc[FUNCTION], catalog.load_profile(profile), []
+    function, rows, out = catalog.load_prices(prices).loc[FUNCTION], catalog.load_profile(), []
     for name, (model, times) in PAPER_MEMORY.items():
         a, b = min(times), max(times)
-        ms = [carry_profile(rows, model, function, memory_mb=1024 * gb)["service_ms"].iloc[0] for gb in (a, b)]
+        ms = [single_ms(rows, model, function, memory_mb=1024 * gb) for gb in (a, b)]
         usd = [invocation_usd(t, 1024 * gb, function) for t, gb in zip(ms, (a, b), strict=True)]
-        paper = (times[b] / times[a], times[b] * b / (times[a] * a))
-        ours = (ms[1] / ms[0], usd[1] / usd[0])
-        out.append((name, model, a, b, *(100 * (ratio - 1) for ratio in (paper[0], ours[0], paper[1], ours[1]))))
+        ratios = times[b] / times[a], ms[1] / ms[0], times[b] * b / (times[a] * a), usd[1] / usd[0]
+        out.append((name, model, a, b, *(100 * (ratio - 1) for ratio in ratios)))
     columns = ["paper_model", "model", "from_gb", "to_gb", "paper_time_pct", "time_pct", "paper_cost_pct", "cost_pct"]
     return pd.DataFrame(out, columns=columns)
 
@@ -386,21 +353,18 @@ PAPER_STATIC = ("inception_v3", "densenet121", "mobilenet_v2")
 """The models of WoSC'20, figure 3, that are measured here (its NASNet is not in torchvision)."""
 
 
-def static_claim(seed: int = 0, prices: str = "aws_us_east_1") -> pd.DataFrame:
+def static_claim(seed: int, prices: str) -> pd.DataFrame:
     """Return functions over VMs at the paper's constant rates (C04): ``model, rate, vm_usd, function_usd, ratio``.
 
     Dollars an hour. ``ratio_100ms`` has invocations rounded up to 100 ms, as until December 2020.
     """
     table = constant_rates(PAPER_STATIC, (10, 50, 100, 200), seed, prices, ("VM", "function"))
     wide = table.pivot(index=["model", "rate"], columns="option", values="usd_per_hour").reset_index()
-    rows, function = catalog.load_profile("cpu"), catalog.load_prices(prices).loc[FUNCTION]
-    coarse = {}
-    for model in PAPER_STATIC:
-        ms = carry_profile(rows, model, function, memory_mb=FUNCTION_MB)["service_ms"].iloc[0]
-        coarse[model] = invocation_usd(ms, FUNCTION_MB, function, round_ms=100)
-    wide = wide.rename(columns={"VM": "vm_usd", "function": "function_usd"})[
-        ["model", "rate", "vm_usd", "function_usd"]
-    ]
+    wide = wide.rename(columns={"VM": "vm_usd", "function": "function_usd"})
+    wide = wide[["model", "rate", "vm_usd", "function_usd"]]
+    rows, function = catalog.load_profile(), catalog.load_prices(prices).loc[FUNCTION]
+    ms = {model: single_ms(rows, model, function, memory_mb=FUNCTION_MB) for model in PAPER_STATIC}
+    coarse = {model: invocation_usd(t, FUNCTION_MB, function, round_ms=100) for model, t in ms.items()}
     old = wide["model"].map(coarse) * wide["rate"] * 3600
     return wide.assign(ratio=wide["function_usd"] / wide["vm_usd"], ratio_100ms=old / wide["vm_usd"])
 
@@ -414,78 +378,69 @@ def judge_claims(static: pd.DataFrame, regime: pd.DataFrame, size: pd.DataFrame,
         size: of :func:`sizes`.
         swept: of :func:`memory`.
     """
-    return claims.verdict_table(
-        [_judge_static(static, regime), _judge_sizes(size), _judge_memory(swept, memory_claim())]
-    )
+    return verdict_table([_judge_static(static, regime), _judge_sizes(size), _judge_memory(swept)])
 
 
 def _judge_static(static: pd.DataFrame, regime: pd.DataFrame) -> dict[str, str]:
-    most, last = static["ratio"].idxmin(), static[static["rate"] == static["rate"].max()]
-    linear = {
-        column: min(np.corrcoef(g["rate"], g[column])[0, 1] ** 2 for _, g in static.groupby("model"))
+    ratio, last = static["ratio"], static[static["rate"] == static["rate"].max()]
+    vm_r2, fn_r2 = (
+        min(np.corrcoef(g["rate"], g[column])[0, 1] ** 2 for _, g in static.groupby("model"))
         for column in ("vm_usd", "function_usd")
-    }
-    below = static[static["ratio"] <= 1]
+    )
     cross = regime.set_index("model")["vm_from"].reindex(PAPER_STATIC)
-    where = ", ".join(f"{r.model} at {r.rate}/s" for r in below.itertuples()) or "nowhere"
-    return claims.judge(
+    where = ", ".join(f"{r.model} at {r.rate}/s" for r in static[ratio <= 1].itertuples()) or "nowhere"
+    at = f"at {last['rate'].iloc[0]:g}/s"
+    return judge(
         "C04",
-        f"function/VM {static.loc[most, 'ratio']:.2f} to {static['ratio'].max():.2f}; {last['ratio'].min():.2f}-"
-        f"{last['ratio'].max():.2f} at {last['rate'].iloc[0]:g}/s; functions cheaper: {where}; least R2 of a line "
-        f"{linear['vm_usd']:.3f} (VMs) and {linear['function_usd']:.3f} (functions)",
+        f"function/VM {span(ratio)}; {span(last['ratio'], 2, '-')} {at}; functions cheaper: {where}; least R2 of a "
+        f"line {vm_r2:.3f} (VMs) and {fn_r2:.3f} (functions)",
         {
-            "ratio > 1 at every point": bool((static["ratio"] > 1).all()),
-            "1.5-2.7 at 200 requests/s": bool(last["ratio"].between(1.5, 2.7).all()),
-            "R2 >= 0.98, functions": linear["function_usd"] >= 0.98,
-            "R2 >= 0.98, VMs": linear["vm_usd"] >= 0.98,
+            "ratio > 1 at every point": (ratio > 1).all(),
+            "1.5-2.7 at 200 requests/s": last["ratio"].between(1.5, 2.7).all(),
+            "R2 >= 0.98, functions": fn_r2 >= 0.98,
+            "R2 >= 0.98, VMs": vm_r2 >= 0.98,
         },
-        f"a VM of 2020 served 3 to 7 requests/s and was always busy; one of today serves tens, so that below "
-        f"{cross.min():.0f} to {cross.max():.0f} requests/s it idles, and whole machines make steps of a line; billing "
-        f"by 100 ms instead of 1 ms would make the ratio {last['ratio_100ms'].min():.1f} to "
-        f"{last['ratio_100ms'].max():.1f} at {last['rate'].iloc[0]:g}/s",
+        "a VM of 2020 served 3 to 7 requests/s and was always busy; one of today serves tens, so that below "
+        f"{span(cross, 0)} requests/s it idles, and whole machines make steps of a line; billing by 100 ms instead of "
+        f"1 ms would make the ratio {span(last['ratio_100ms'], 1)} {at}",
     )
 
 
 def _judge_sizes(size: pd.DataFrame) -> dict[str, str]:
-    prices = (
-        size.assign(price=size["usd_per_hour"] / size["machines"] / size["vcpu"]).groupby("resource")["price"].first()
-    )
-    spread = float(prices.max() / prices.min() - 1)
+    prices = size["usd_per_hour"] / size["machines"] / size["vcpu"]
+    prices = prices.groupby(size["resource"]).first()
+    spread = prices.max() / prices.min() - 1
     high, low = size[size["rate"] == size["rate"].max()], size[size["rate"] == size["rate"].min()]
     slots = size["machines"] * size["vcpu"]
-    least = size["rate"].map(slots.groupby(size["rate"]).min())
-    whole = bool((slots - least < size["vcpu"]).all())
-    far = float((high["relative"] - 1).abs().max())
-    return claims.judge(
+    least_slots = slots.groupby(size["rate"]).transform("min")
+    far = (high["relative"] - 1).abs().max()
+    return judge(
         "C05",
         f"price of a vCPU differs by {100 * spread:.1f} % between sizes; cost per request by at most {100 * far:.0f} % "
         f"at {high['rate'].iloc[0]:g}/s and {low['relative'].max():.0f}-fold at {low['rate'].iloc[0]:g}/s",
         {
             "within 10 % per busy vCPU": spread <= 0.1,
             "within 10 % at the highest rate": far <= 0.1,
-            "all deviation is less than one machine": whole,
+            "all deviation is less than one machine": (slots - least_slots < size["vcpu"]).all(),
         },
-        "the largest size fits a load only in steps of itself",
     )
 
 
-def _judge_memory(swept: pd.DataFrame, paper: pd.DataFrame) -> dict[str, str]:
+def _judge_memory(swept: pd.DataFrame) -> dict[str, str]:
+    paper = memory_claim("aws_us_east_1")
     time, cost = (swept.groupby("model")[column].diff().dropna() for column in ("time_s", "usd_per_million"))
-    off_time = (paper["time_pct"] - paper["paper_time_pct"]).abs()
-    off_cost = (paper["cost_pct"] - paper["paper_cost_pct"]).abs()
+    off_time, off_cost = ((paper[f"{what}_pct"] - paper[f"paper_{what}_pct"]).abs() for what in ("time", "cost"))
     small = swept[(swept["model"] == "squeezenet1_1") & swept["memory_mb"].isin((2048, 3072))]["time_s"]
-    gain = 1 - float(small.iloc[-1] / small.iloc[0])
-    changes = "; ".join(f"{r[1]} {r[6]:+.0f} % time, {r[8]:+.0f} % cost" for r in paper.itertuples())
-    return claims.judge(
+    gain = 1 - small.iloc[-1] / small.iloc[0]
+    changes = "; ".join(f"{r.paper_model} {r.time_pct:+.0f} % time, {r.cost_pct:+.0f} % cost" for r in paper.itertuples())
+    return judge(
         "C10",
         f"{changes}; squeezenet gains {100 * gain:.0f} % from 2 to 3 GB",
         {
-            "time non-increasing": bool((time <= 0).all()),
-            "cost non-decreasing": bool((cost >= 0).all()),
-            "time within 15 points": bool((off_time <= 15).all()),
-            "cost within 15 points": bool((off_cost <= 15).all()),
+            "time non-increasing": (time <= 0).all(),
+            "cost non-decreasing": (cost >= 0).all(),
+            "time within 15 points": (off_time <= 15).all(),
+            "cost within 15 points": (off_cost <= 15).all(),
             "plateau of the small model": gain < 0.05,
         },
-        "CPU is now proportional to memory, one vCPU at 1,769 MB, so that up to there memory buys time at no cost; in "
-        "2020 cores came in steps and functions ended at 3 GB",
     )
