@@ -35,3 +35,17 @@ if _KERNELS in os.environ.get("NUMBA_CACHE_DIR", _KERNELS):
     os.environ["NUMBA_CACHE_DIR"] = _kernel_cache()
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]
+
+
+def register_environments() -> None:
+    """Make the environments known to Gymnasium; also its plugin entry point."""
+    from gymnasium.envs.registration import register, registry
+
+    for name, raw in (("selfserve/InferenceServing-v0", False), ("selfserve/InferenceServingRaw-v0", True)):
+        if name not in registry:
+            entries = "selfserve.environment:InferenceServing", "selfserve.vector:InferenceServingVector"
+            register(name, entry_point=entries[0], vector_entry_point=entries[1], kwargs={"raw": raw})
+
+
+if "gymnasium" in sys.modules:
+    register_environments()
