@@ -55,7 +55,10 @@ def training_windows(traces: Sequence[str], length_s: int = LENGTH_S) -> list[Wi
 
 @dataclass(frozen=True)
 class Space:
-    """What a tuner may set: numbers and lists by parameter name, and the authors' numbers in the unit cube."""
+    """What a tuner may set, by parameter: ranges of numbers, other values than the authors' where there is a list.
+
+    ``authors`` are the authors' numbers in the unit cube.
+    """
 
     numbers: Mapping[str, Range]
     lists: Mapping[str, tuple[object, ...]]
@@ -76,13 +79,12 @@ def space_of(policy: str, scenario: Scenario) -> Space:
     tunable = getattr(type(made), "tunable", {})
     numbers = {name: x for name, x in tunable.items() if isinstance(x, Range)}
     lists = {name: x.values for name, x in tunable.items() if isinstance(x, Choice)}
-    known = set(parameter_names(policy)) - lists.keys()
-    if "models" in known:
-        lists["models"] = ("cheapest", "most_accurate")
     machines = tuple(p.name for p in scenario.pools if not p.is_function)
-    if "pool" in known and len(machines) > 1:
-        lists["pool"] = machines
-    return Space(numbers, lists, np.array([_unit(r, getattr(made, name, None)) for name, r in numbers.items()]))
+    for name, values in (("pool", machines if len(machines) > 1 else ()), ("models", ("cheapest", "most_accurate"))):
+        if name in parameter_names(policy):
+            lists.setdefault(name, values)
+    others = {name: tuple(v for v in values if v != getattr(made, name, None)) for name, values in lists.items()}
+    return Space(numbers, {name: values for name, values in others.items() if values}, np.array([_unit(r, getattr(made, name, None)) for name, r in numbers.items()]))
 
 
 def _unit(r: Range, value: object) -> float:
