@@ -11,7 +11,9 @@ import pytest
 
 from selfserve.figures import prior as figures
 from selfserve.policies import parameter_names, policy_names
+from selfserve.scenario import load_scenario
 from selfserve.studies import prior, prior_claims
+from selfserve.workload import load_trace, split_ranges
 
 ROOT = Path(__file__).parents[1]
 WINDOW = (60000, 900)
@@ -36,7 +38,7 @@ def test_windows_come_from_the_middle():
     assert prior.middle((1000, 7200), 1) == (2800, 3600)
     assert prior.middle((1000, 7200), 5) == (1000, 7200)
     for name, (start, seconds) in prior.shown(quick=True).items():
-        first, end = prior.split_ranges(prior.load_trace(name))["evaluate"]
+        first, end = split_ranges(load_trace(name))["evaluate"]
         assert first <= start and start + seconds <= end and seconds == 1260
 
 
@@ -73,15 +75,15 @@ def test_price_sweep_reprices_functions_only(compared):
     )
     extra = rows.loc[2 * now, "cost_usd"] - rows.loc[now, "cost_usd"]
     assert extra == pytest.approx(rows["function_cost_usd"].iloc[0])
-    dearer = prior.load_scenario("standard", {"function.price_factor": 2.0})
+    dearer = load_scenario("standard", {"function.price_factor": 2.0})
     assert prior.price_ratio(dearer) == pytest.approx(2 * now)
 
 
 def test_workload_1_differs_in_latency_alone():
-    scenario = prior.load_scenario("standard", prior.workload_1(0.25))
+    scenario = load_scenario("standard", prior.workload_1(0.25))
     assert [(c.name, c.share, c.slo_s) for c in scenario.classes] == [("strict", 0.25, 0.5), ("relaxed", 0.75, 20.0)]
     assert len({c.min_accuracy_pct for c in scenario.classes}) == 1
-    assert [c.name for c in prior.load_scenario("standard", prior.workload_1(1.0)).classes] == ["strict"]
+    assert [c.name for c in load_scenario("standard", prior.workload_1(1.0)).classes] == ["strict"]
 
 
 def test_timeline_counts_load_and_capacity_in_machines():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -19,14 +20,12 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from selfserve.bound import bound, oracle_for
+from selfserve.evaluation.run import policy_for, scenario_of, trace_of
 from selfserve.planner import FunctionConfigurator, ModelSelector, ResourceSelector, peak_minute_rate
-from selfserve.policies import make_policy, with_hindsight
-from selfserve.policies.clairvoyant import make_clairvoyant
-from selfserve.protocol import Policy
-from selfserve.scenario import Scenario, load_scenario
+from selfserve.scenario import Scenario
 from selfserve.simulator import Result, simulate
-from selfserve.traces import Trace, burstiness
-from selfserve.workload import Workload, load_trace, make_workload, split_ranges
+from selfserve.traces import burstiness, split_ranges
+from selfserve.workload import Workload, make_workload
 
 Window = tuple[int, int]
 """First second and length of a window, seconds."""
@@ -52,15 +51,12 @@ SCHEMES: dict[str, Scheme] = {
 COMPARED = tuple(name for name in SCHEMES if name != "functions only")
 PAPER = ("reactive", "util_aware", "exascale", "mixed")
 """The schemes of figures 4 and 5 of WoSC'20, which are normalised to the first."""
-_SPOCK_SCHEMES: dict[str, dict[str, object]] = {
-    "autoscale": {"overflow": "never"},
-    "X-autoscale": {"overflow": "never", "headroom": 1.5},
-    "spock": {},
-}
+_SPOCK: dict[str, dict[str, object]] = {"autoscale": {"overflow": "never"}, "spock": {}}
+_SPOCK["X-autoscale"] = {"overflow": "never", "headroom": 1.5}
 SPOCK: dict[str, Scheme] = {
-    f"{name}, {policy}": ("spock", {"policy": policy, **parameters})
+    f"{name}, {policy}": ("spock", {"policy": policy, **_SPOCK[name]})
     for policy in ("reactive", "predictive")
-    for name, parameters in _SPOCK_SCHEMES.items()
+    for name in ("autoscale", "X-autoscale", "spock")
 }
 """The schemes of figure 8 of Spock (CLOUD'19), all at its own interval of a second."""
 PUBLISHED = ("WITS", "berkeley", "twitter", "azure_code", "wiki_like")
@@ -79,49 +75,31 @@ class Case:
     trace: str
     window: Window
     scheme: str
-    policy: str
-    parameters: str = "{}"
-    seed: int = 0
-    scenario: str = "{}"
-    oracle: bool = False
+    plan: Scheme
+    seed: int
+    scenario: str
+    oracle: bool
     """Whether to compute the bound that the run is measured against."""
-    labels: tuple[tuple[str, object], ...] = ()
+    labels: Mapping[str, object]
     """Columns to put beside the result."""
 
 
 def case(
-    trace: str,
-    window: Window,
-    scheme: str,
-    seed: int = 0,
-    *,
-    plan: Scheme | None = None,
-    scenario: Mapping[str, object] | None = None,
-    oracle: bool = False,
-    **labels: object,
-) -> Case:
+    trace: str, window: Window, scheme: str, seed: int = 0, *, plan: Scheme | None = None,
+    scenario: Mapping[str, object] | None = None, oracle: bool = False, **labels: object,
+) -> Case:  # fmt: skip
     """Return a case; ``plan`` (policy and parameters) defaults to what ``SCHEMES`` or ``SPOCK`` says of ``scheme``."""
-    policy, parameters = plan or (SCHEMES | SPOCK)[scheme]
     overrides = json.dumps(scenario or {}, sort_keys=True)
-    return Case(
-        trace, window, scheme, policy, json.dumps(parameters), seed, overrides, oracle, tuple(sorted(labels.items()))
-    )
+    return Case(trace, window, scheme, plan or (SCHEMES | SPOCK)[scheme], seed, overrides, oracle, labels)
 
 
-@lru_cache(maxsize=16)
-def _trace(name: str) -> Trace:
-    return load_trace(name)
-
-
-@lru_cache(maxsize=64)
-def standard(overrides: str = "{}") -> Scenario:
-    """Return the standard scenario with overrides (a JSON object of dotted keys)."""
-    return load_scenario("standard", json.loads(overrides))
+standard = partial(scenario_of, "standard")
+"""Returns the standard scenario with overrides (a JSON object of dotted keys)."""
 
 
 @lru_cache(maxsize=2)
 def _workload(trace: str, window: Window, scenario: str, seed: int) -> Workload:
-    return make_workload(_trace(trace), standard(scenario), *window, seed)
+    return make_workload(trace_of(trace), standard(scenario), *window, seed)
 
 
 def shown(quick: bool = False) -> dict[str, Window]:
@@ -130,7 +108,7 @@ def shown(quick: bool = False) -> dict[str, Window]:
     That is the trace's evaluation part, which nothing is ever trained on, up to ``LONGEST_H`` hours from its middle
     (the evaluation parts are a night and a day long). Quick: ``QUICK_H`` hours of a twin and of ``wiki_like``.
     """
-    evaluation = {name: split_ranges(_trace(name))["evaluate"] for name in (QUICK if quick else PUBLISHED)}
+    evaluation = {name: split_ranges(trace_of(name))["evaluate"] for name in (QUICK if quick else PUBLISHED)}
     return {name: middle((a, b - a), QUICK_H if quick else LONGEST_H) for name, (a, b) in evaluation.items()}
 
 
@@ -143,31 +121,16 @@ def middle(window: Window, hours: float) -> Window:
 
 def play(this: Case, decisions: bool = False) -> Result:
     """Run one case (a static fleet is told the window's peak minute, see its docstring)."""
-    workload = _workload(this.trace, this.window, this.scenario, this.seed)
-    scenario, policy = standard(this.scenario), policy_of(this, workload)
-    return simulate(scenario, workload, policy, this.seed, decisions=decisions, name=this.policy)
-
-
-def policy_of(this: Case, workload: Workload) -> Policy:
-    """Return a fresh policy for a case."""
-    if this.policy == "clairvoyant":
-        return make_clairvoyant(workload, standard(this.scenario), this.seed)
-    return make_policy(this.policy, **with_hindsight(this.policy, workload.counts, json.loads(this.parameters)))
+    workload, scenario = _workload(this.trace, this.window, this.scenario, this.seed), standard(this.scenario)
+    name, parameters = this.plan
+    policy = policy_for(name, parameters, workload, scenario, this.seed)
+    return simulate(scenario, workload, policy, this.seed, decisions=decisions, name=name)
 
 
 _SUMMARY = (
-    "requests",
-    "rejected",
-    "cost_usd",
-    "vm_cost_usd",
-    "function_cost_usd",
-    "slo_violation_pct",
-    "accuracy_violation_pct",
-    "function_share_pct",
-    "cold_starts",
-    "launches",
-    "vm_utilisation_pct",
-)
+    "requests", "rejected", "cost_usd", "vm_cost_usd", "function_cost_usd", "slo_violation_pct",
+    "accuracy_violation_pct", "function_share_pct", "cold_starts", "launches", "vm_utilisation_pct",
+)  # fmt: skip
 
 
 def measure(this: Case) -> dict[str, Any]:
@@ -178,21 +141,19 @@ def measure(this: Case) -> dict[str, Any]:
     row |= {key: result.summary[key] for key in _SUMMARY}
     row["machines"] = float(result.vm_billed_ns.sum()) / 1e9 / (this.window[1] - scenario.warmup_s)
     scored = workload.counts[round(scenario.warmup_s) :]
-    row |= {
-        "burstiness_pct": 100 * burstiness(scored),
-        "mean_to_peak": float(scored.mean() / max(1.0, peak_minute_rate(scored))),
-    }
-    functions = [p for p, pool in enumerate(scenario.pools) if pool.is_function]
+    row["burstiness_pct"] = 100 * burstiness(scored)
+    row["mean_to_peak"] = float(scored.mean() / max(1.0, peak_minute_rate(scored)))
+    answered, on_functions = result.answered.sum(axis=1), [pool.is_function for pool in scenario.pools]
     for k, wanted in enumerate(scenario.classes):
         row[f"violation_pct.{wanted.name}"] = float(result.classes["slo_violation_pct"].iloc[k])
-        row[f"functions.{wanted.name}"] = int(result.answered[functions, :, k].sum())
-        row[f"answered.{wanted.name}"] = int(result.answered[:, :, k].sum())
+        row[f"functions.{wanted.name}"] = int(answered[on_functions, k].sum())
+        row[f"answered.{wanted.name}"] = int(answered[:, k].sum())
     if this.oracle:
         own = oracle_for(result, workload, scenario).certificate_usd
         row["cost_to_oracle"] = row["cost_usd"] / own if own > 0 else np.nan  # 0: the run may leave all undone
         row["bound_usd"] = bound(workload, scenario, this.seed).certificate_usd
         row["unbatched_usd"] = bound(workload, unbatched(scenario), this.seed).certificate_usd
-    return row | dict(this.labels)
+    return {**row, **this.labels}
 
 
 def unbatched(scenario: Scenario) -> Scenario:
@@ -236,33 +197,20 @@ def timeline(trace: str, window: Window, schemes: Sequence[str], seed: int = 0) 
     Columns: ``minute``, ``load`` (machines that the arrivals would keep busy), ``ready`` (machines), ``function_pct``
     (share of the answers that functions gave), ``waiting`` (requests).
     """
-    parts = []
+    scenario, parts = standard(), []
+    resources = ResourceSelector(scenario, ModelSelector(scenario))
+    machines = [pool.name for pool in scenario.pools if not pool.is_function]
     for scheme in schemes:
-        scenario = standard()
         log = play(case(trace, window, scheme, seed), decisions=True).decisions
         assert log is not None
-        resources = ResourceSelector(scenario, ModelSelector(scenario))
         arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
-        served = {
-            kind: log.filter(
-                regex="^served\\.(" + "|".join(p.name for p in scenario.pools if p.is_function == kind) + ")\\."
-            )
-            .sum(axis=1)
-            .to_numpy()
-            for kind in (True, False)
-        }
-        rows = pd.DataFrame(
-            {
-                "scheme": scheme,
-                "minute": (log["time_s"] // 10) / 6,
-                "load": resources.load(arrivals.T).sum(axis=0),
-                "ready": sum(log[f"ready.{p.name}"] for p in scenario.pools if not p.is_function),
-                "waiting": log.filter(regex=r"^queued\.").sum(axis=1),
-                "on_functions": served[True],
-                "on_machines": served[False],
-            }
-        )
-        means = rows.groupby(["scheme", "minute"], as_index=False).mean()
+        rows = pd.DataFrame({"scheme": scheme, "minute": (log["time_s"] // 10) / 6})
+        rows["load"] = resources.load(arrivals.T).sum(axis=0)
+        rows["ready"] = log[[f"ready.{name}" for name in machines]].sum(axis=1)
+        rows["waiting"] = log.filter(regex=r"^queued\.").sum(axis=1)
+        on_machines = log.filter(regex=rf"^served\.({'|'.join(machines)})\.").sum(axis=1)
+        rows["on_functions"] = log.filter(regex=r"^served\.").sum(axis=1) - on_machines
+        means = rows.assign(on_machines=on_machines).groupby(["scheme", "minute"], as_index=False).mean()
         answers = means["on_functions"] + means["on_machines"]
         parts.append(means.assign(function_pct=100 * means["on_functions"] / answers.where(answers > 0)))
     return pd.concat(parts, ignore_index=True)
@@ -287,22 +235,17 @@ def readings(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """Return reactive and mixed under each reading of what "reactive" leaves open."""
     cases = [
         case(name, window, policy, seed, plan=(policy, parameters), reading=reading)
-        for name, window in traces.items()
-        for reading, parameters in READINGS.items()
+        for (name, window), (reading, parameters) in product(traces.items(), READINGS.items())
         for policy in ("reactive", "mixed")
     ]
     return run(cases, "readings of reactive", jobs)
 
 
-def boot_sweep(
-    traces: Windows, start_up_s: Sequence[float] = (60, 100, 150, 200, 300), seed: int = 0, jobs: int = 0
-) -> pd.DataFrame:
+def boot_sweep(traces: Windows, start_up_s: Sequence[float], seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """Return the paper's schemes for each time from a decision to a ready VM."""
     cases = [
         case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S}, start_up_s=start)
-        for name, window in traces.items()
-        for start in start_up_s
-        for scheme in (*PAPER, "mixed, free slot")
+        for (name, window), start, scheme in product(traces.items(), start_up_s, (*PAPER, "mixed, free slot"))
     ]
     return normalised(run(cases, "start-up of VMs", jobs), by=("trace", "start_up_s"))
 
@@ -317,20 +260,12 @@ def workload_1(strict_share: float) -> dict[str, object]:
     return {"classes": classes}
 
 
-def strict_sweep(
-    traces: Windows,
-    strict_shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-    seeds: Sequence[int] = (0, 1, 2, 3, 4),
-    jobs: int = 0,
-) -> pd.DataFrame:
+def strict_sweep(traces: Windows, strict_shares: Sequence[float], seeds: Sequence[int], jobs: int = 0) -> pd.DataFrame:
     """Return reactive, mixed and paragon on Workload-1 for each share of strict queries and each seed."""
     schemes = ("reactive", "mixed", "paragon", "mixed, free slot", "paragon, free slot")
     cases = [
         case(name, window, scheme, seed, scenario=workload_1(share), strict_share=share)
-        for name, window in traces.items()
-        for share in strict_shares
-        for seed in seeds
-        for scheme in schemes
+        for (name, window), share, seed, scheme in product(traces.items(), strict_shares, seeds, schemes)
     ]
     return run(cases, "share of strict queries", jobs)
 
@@ -353,19 +288,13 @@ def price_ratio(scenario: Scenario) -> float:
 def price_sweep(table: pd.DataFrame, ratios: Sequence[float] = (2, 3, 4, 6, 8)) -> pd.DataFrame:
     """Return the comparison's rows at other function prices: no policy here looks at prices, so only bills change."""
     now = price_ratio(standard())
-    parts = [
-        table.assign(price_ratio=ratio, cost_usd=table["vm_cost_usd"] + table["function_cost_usd"] * ratio / now)
-        for ratio in ratios
-    ]
+    bills = {ratio: table["vm_cost_usd"] + table["function_cost_usd"] * ratio / now for ratio in ratios}
+    parts = [table.assign(price_ratio=ratio, cost_usd=usd) for ratio, usd in bills.items()]
     return normalised(pd.concat(parts, ignore_index=True), by=("trace", "price_ratio"))
 
 
 def start_up_map(
-    traces: Windows,
-    start_up_s: Sequence[float] = (60, 100, 200, 300),
-    cold_s: Sequence[float] = (1, 2.5, 5, 10),
-    seed: int = 0,
-    jobs: int = 0,
+    traces: Windows, start_up_s: Sequence[float], cold_s: Sequence[float], seed: int = 0, jobs: int = 0
 ) -> pd.DataFrame:
     """Return schemes for each start-up of VMs and of functions (VM-only ones run once for all of the latter).
 
@@ -375,9 +304,7 @@ def start_up_map(
     cases = [
         case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S, "function.init_s": cold},
              start_up_s=start, cold_s=cold)
-        for name, window in traces.items()
-        for start in start_up_s
-        for scheme in (*PAPER, "spock")
+        for (name, window), start, scheme in product(traces.items(), start_up_s, (*PAPER, "spock"))
         for cold in (cold_s if scheme in hybrids else cold_s[:1])
     ]  # fmt: skip
     table = run(cases, "start-up of VMs x functions", jobs)
@@ -410,7 +337,7 @@ def hours(quick: bool = False, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """
     cases, length = [], round(3600 * (QUICK_H if quick else 1))
     for name in QUICK if quick else PUBLISHED:
-        start, end = split_ranges(_trace(name))["evaluate"]
+        start, end = split_ranges(trace_of(name))["evaluate"]
         windows = [(first, length) for first in range(start, end - length + 1, length)]
         for window in windows[:2] if quick else windows:
             for scheme in ("static", "reactive", "exascale", "mixed", "mixed, free slot", "functions only"):
@@ -426,12 +353,12 @@ def spock_comparison(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFr
 
     One class with Spock's SLO of 1 s; the ideal VM starts at once (its figure 10d) and never needs a function.
     """
-    one = [{"name": "query", "share": 1.0, "slo_s": 1.0, "min_accuracy_pct": 79.0}]
+    one = {"classes": [{"name": "query", "share": 1.0, "slo_s": 1.0, "min_accuracy_pct": 79.0}]}
+    at_once = one | {"vm.boot_s": 0.0, "vm.pending_s": 0.0}
     cases = []
     for name, window in traces.items():
-        cases += [case(name, window, scheme, seed, scenario={"classes": one}) for scheme in SPOCK]
-        cases.append(case(name, window, "functions only", seed, scenario={"classes": one}))
-        at_once = {"classes": one, "vm.boot_s": 0.0, "vm.pending_s": 0.0}
-        ideal = {policy: SPOCK[f"autoscale, {policy}"] for policy in ("reactive", "predictive")}
-        cases += [case(name, window, f"ideal, {p}", seed, plan=plan, scenario=at_once) for p, plan in ideal.items()]
+        cases += [case(name, window, scheme, seed, scenario=one) for scheme in (*SPOCK, "functions only")]
+        for policy in ("reactive", "predictive"):
+            plan = SPOCK[f"autoscale, {policy}"]
+            cases.append(case(name, window, f"ideal, {policy}", seed, plan=plan, scenario=at_once))
     return normalised(run(cases, "Spock", jobs), to="functions only")

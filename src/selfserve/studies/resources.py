@@ -432,7 +432,8 @@ def _judge_memory(swept: pd.DataFrame) -> dict[str, str]:
     off_time, off_cost = ((paper[f"{what}_pct"] - paper[f"paper_{what}_pct"]).abs() for what in ("time", "cost"))
     small = swept[(swept["model"] == "squeezenet1_1") & swept["memory_mb"].isin((2048, 3072))]["time_s"]
     gain = 1 - small.iloc[-1] / small.iloc[0]
-    changes = "; ".join(f"{r.paper_model} {r.time_pct:+.0f} % time, {r.cost_pct:+.0f} % cost" for r in paper.itertuples())
+    cases = paper[["paper_model", "time_pct", "cost_pct"]].itertuples(index=False)
+    changes = "; ".join("{} {:+.0f} % time, {:+.0f} % cost".format(*case) for case in cases)
     return judge(
         "C10",
         f"{changes}; squeezenet gains {100 * gain:.0f} % from 2 to 3 GB",
