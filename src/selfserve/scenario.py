@@ -65,36 +65,24 @@ class Model:
 class Pool:
     """Identical machines of one resource with a set of resident models, resolved against catalogue and profile.
 
-    Attributes:
-        market: ``on_demand``, ``spot`` or ``function``.
-        models: indices into ``Scenario.models``.
-        slots: batches that one machine serves at a time (1 for functions and GPUs).
-        usd_per_hour: price of a running machine (function pools: of one provisioned container kept for an hour).
-        usd_per_busy_hour: function pools: price of an hour of execution on demand; like the next two it includes
-            price_factor and is 0 for machines.
-        usd_per_busy_hour_provisioned: price of an hour of execution on a provisioned container.
-        usd_per_request: price of an invocation.
-        service_ns: int64 [M, B + 1], mean service time of a batch of b = 1..B on a fully busy machine; 0 where the
-            model is not resident; column 0 is unused.
-        believed_ns: int64 [M, B + 1], what policies and IF_FITS believe of it (``believed_factor`` times the truth).
-        sources: tag of each model's row in ``models`` order: measured, published or scaled.
+    Prices of function pools include price_factor; those for busy hours and requests are 0 for machines.
     """
 
     name: str
     resource: str
-    market: str
-    models: tuple[int, ...]
-    slots: int
+    market: str  #: ``on_demand``, ``spot`` or ``function``
+    models: tuple[int, ...]  #: indices into ``Scenario.models``
+    slots: int  #: batches that one machine serves at a time (1 for functions and GPUs)
     threads: int
     memory_mb: float
     max_machines: int
-    usd_per_hour: float
-    usd_per_busy_hour: float
-    usd_per_busy_hour_provisioned: float
-    usd_per_request: float
-    service_ns: np.ndarray
-    believed_ns: np.ndarray
-    sources: tuple[str, ...]
+    usd_per_hour: float  #: of a running machine (function pools: of one provisioned container)
+    usd_per_busy_hour: float  #: of an hour of execution on demand
+    usd_per_busy_hour_provisioned: float  #: of an hour of execution on a provisioned container
+    usd_per_request: float  #: of an invocation
+    service_ns: np.ndarray  #: int64 [M, B + 1] mean time of a batch of 1..B, machine fully busy; 0: model not resident
+    believed_ns: np.ndarray  #: int64 [M, B + 1] what policies and IF_FITS believe of it (``believed_factor`` times)
+    sources: tuple[str, ...]  #: tag of each model's row in ``models`` order: measured, published or scaled
 
     @property
     def is_function(self) -> bool:
@@ -271,8 +259,7 @@ def load_scenario(name_or_path: str, overrides: Mapping[str, object] | None = No
     """
     path = FOLDER / f"{name_or_path}.toml"
     if not path.is_file() and not (path := Path(name_or_path)).is_file():
-        known = ", ".join(scenario_names())
-        raise InputError(f"scenario {name_or_path!r}: no such file; scenarios by name: {known}")
+        raise InputError(f"scenario {name_or_path!r}: no such file; scenarios by name: {', '.join(scenario_names())}")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -337,15 +324,11 @@ def _parse(raw: dict[str, Any]) -> _File:
 
 
 def _explain(error: Any, raw: dict[str, Any]) -> str:
-    node: Any = raw
-    parts: list[str] = []
-    for step in error["loc"]:
-        try:
-            node = node[step]
-        except (KeyError, IndexError, TypeError):
-            node = None
-        named = isinstance(step, int) and isinstance(node, dict) and isinstance(node.get("name"), str)
-        parts.append(node["name"] if named else str(step))
+    """Return a line for pydantic's error: the key, entries of lists by name, and what would be right."""
+    parts = [str(step) for step in error["loc"]]
+    if parts[0] in ("classes", "pools") and len(parts) > 1:
+        entry = raw[parts[0]][error["loc"][1]]
+        parts[1] = str(entry.get("name", parts[1])) if isinstance(entry, dict) else parts[1]
     key = ".".join(parts)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         section: Any = _File
@@ -386,9 +369,8 @@ def _model(name: str, profile: pd.DataFrame, parsed: _File) -> Model:
     if accuracy is None or name not in set(profile["model"]):
         pool = next(pool.name for pool in parsed.pools if name in pool.models)
         known = ", ".join(m for m in dict.fromkeys(profile["model"]) if catalog.accuracy_of(m) is not None)
-        raise InputError(
-            f"pools.{pool}.models: unknown model {name!r}; catalogue and profile {parsed.profile} have {known}"
-        )
+        at = f"pools.{pool}.models"
+        raise InputError(f"{at}: unknown model {name!r}; catalogue and profile {parsed.profile} have {known}")
     return Model(name, accuracy)
 
 

@@ -23,30 +23,20 @@ import pooch
 from selfserve.errors import InputError
 
 NS = 1_000_000_000
-MAX_REQUESTS_PER_SECOND = 1_000_000
-"""Largest count of one second, in a trace file and after scaling."""
-MAX_SECONDS = 10_000_000
-"""Longest trace, about 116 days."""
+MAX_REQUESTS_PER_SECOND = 1_000_000  #: largest count of one second, in a trace file and after scaling
+MAX_SECONDS = 10_000_000  #: longest trace, about 116 days
 FOLDER_VARIABLE = "SELFSERVE_TRACES"
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Requests over time.
-
-    Attributes:
-        name: what results call it.
-        seconds: length in whole seconds.
-        counts: int64 [seconds], requests in each second, always present.
-        times_ns: int64 [n], sorted exact arrival times in nanoseconds from the trace's start; None if unknown.
-        digest: SHA-256 of the content (counts and times), hexadecimal.
-    """
+    """Requests over time."""
 
     name: str
     seconds: int
-    counts: np.ndarray
-    times_ns: np.ndarray | None
-    digest: str
+    counts: np.ndarray  #: int64 [seconds], requests in each second, always present
+    times_ns: np.ndarray | None  #: int64 [n], sorted exact times in nanoseconds from the trace's start, where known
+    digest: str  #: SHA-256 of the content (counts and times), hexadecimal
 
 
 Reader = Callable[[bytes], tuple[np.ndarray, np.ndarray | None]]
@@ -221,12 +211,10 @@ def load_csv(path: Path) -> Trace:
             return make_trace(name, *source.read(data))
     try:
         text = data.decode("utf-8-sig").rstrip()
-        if "\0" in text:
-            raise UnicodeError
     except UnicodeError:
-        raise InputError(
-            f"{path}: not a text file; right is a CSV with header `second,requests` or `arrival_s`"
-        ) from None
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"{path}: not a text file; right is a CSV with header `second,requests` or `arrival_s`")
     header, _, body = text.partition("\n")
     columns = [c.strip() for c in header.split(",")]
     if columns not in (["second", "requests"], ["arrival_s"]):
@@ -275,14 +263,17 @@ def _numbers(path: Path, columns: list[str], body: str) -> np.ndarray:
                 f"{path}, line {number}: {len(cells)} values in {line.strip()[:60]!r}; right is {','.join(columns)}"
             )
         for column, cell in zip(columns, cells, strict=True):
-            try:
-                bad = not math.isfinite(float(cell))
-            except ValueError:
-                bad = True
-            if bad:
+            if not _finite(cell):
                 what = f"{cell.strip()[:40]!r} is not a finite number" if cell.strip() else "the value is missing"
                 raise InputError(f"{path}, line {number}, column {column}: {what}; right is a number such as 12")
     raise InputError(f"{path}: not a CSV of numbers; right is {','.join(columns)} on each line")
+
+
+def _finite(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def _check(path: Path, columns: list[str], column: int, values: np.ndarray, bad: np.ndarray, right: str) -> None:

@@ -31,15 +31,11 @@ from selfserve.traces import NS, SOURCES, Trace, autocorrelation, describe, load
 
 TARGETS = ("mean", "median", "peak", "peak_to_median", "burstiness", "dispersion_1s", "dispersion_60s")
 """Statistics of :func:`selfserve.traces.describe` that a recipe records."""
-KNOT_S = 300
-"""Seconds of a trace that one knot of the rate profile averages."""
+KNOT_S = 300  #: seconds of a trace that one knot of the rate profile averages
 TIME_CONSTANTS_S = (1.0, 3.0, 10.0, 30.0, 100.0)
-LEVELS = 8
-"""Levels of the rate with burst quantiles of their own."""
-Z_GRID = np.linspace(-4.5, 4.5, 37)
-"""Where, in standard deviations of ``z``, the burst quantiles are tabulated."""
-CANDIDATE_SEEDS = 64
-"""Seeds among which a fit picks the closest."""
+LEVELS = 8  #: levels of the rate with burst quantiles of their own
+Z_GRID = np.linspace(-4.5, 4.5, 37)  #: where, in standard deviations of ``z``, the burst quantiles are tabulated
+CANDIDATE_SEEDS = 64  #: seeds among which a fit picks the closest
 WIKI = {"mean": 498.0, "peak": 778.0}
 """Requests/s of the Wikipedia trace in the founding paper's figure 6 (WoSC'20, read off the figure)."""
 

@@ -19,37 +19,23 @@ from selfserve.twins import load_twin, twin_names
 
 __all__ = ["Trace", "Workload", "describe", "fetch", "load_trace", "make_workload", "mean_work", "split_ranges"]
 
-BLOCK_S = 3600
-"""Seconds of a trace that share one random stream."""
+BLOCK_S = 3600  #: seconds of a trace that share one random stream
 _THIN, _PLACE, _DRIFT = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A window of a scaled trace.
-
-    Attributes:
-        trace: the trace's name.
-        start_s: where the window starts in the trace, seconds.
-        seconds: its length.
-        counts: int64 [seconds], scaled requests of each second.
-        times_ns: int64 [n] sorted exact times from the window's start, nanoseconds, or None.
-        thresholds: int64 [minutes, K], cumulative class shares in units of 1/65536 (the last column is 65536); one row
-            a minute of the window, the last row goes on (physics rule 3.3).
-        history: int64 [start_s], scaled requests of each second before the window.
-        rate_scale: the factor applied to the trace.
-        digest: SHA-256 of all of this.
-    """
+    """A window of a scaled trace."""
 
     trace: str
-    start_s: int
+    start_s: int  #: where the window starts in the trace
     seconds: int
-    counts: np.ndarray
-    times_ns: np.ndarray | None
-    thresholds: np.ndarray
-    history: np.ndarray
-    rate_scale: float
-    digest: str
+    counts: np.ndarray  #: int64 [seconds], scaled requests of each second
+    times_ns: np.ndarray | None  #: int64 [n] sorted exact times from the window's start, nanoseconds, or None
+    thresholds: np.ndarray  #: int64 [minutes, K] cumulative class shares in 1/65536; the last row goes on (rule 3.3)
+    history: np.ndarray  #: int64 [start_s], scaled requests of each second before the window
+    rate_scale: float  #: the factor applied to the trace
+    digest: str  #: SHA-256 of all of this
 
 
 def trace_names() -> list[str]:

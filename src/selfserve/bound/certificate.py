@@ -19,8 +19,7 @@ import numpy as np
 from selfserve.bound.options import Option
 from selfserve.bound.relaxation import Relaxation
 
-SAFETY = 1e-9
-"""Share of the summed magnitudes taken off for rounding: float64 sums of a million terms stay far below."""
+SAFETY = 1e-9  #: share of the summed magnitudes taken off for rounding: float64 sums of a million terms stay far below
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,11 @@ from selfserve.workload import Workload
 
 @dataclass(frozen=True)
 class SlotCounts:
-    """Counts of the scored window ``[warmup, end)`` in slots from the warm-up's end (the last may be shorter).
+    """Counts of the scored window ``[warmup, end)`` in slots from the warm-up's end (the last may be shorter)."""
 
-    Attributes:
-        edges_ns: int64 [T + 1], nanoseconds from the window's start; an arrival at a border belongs to the later slot.
-        arrivals: int64 [T, K].
-        unfinished: int64 [T, K] requests that arrived before the slot's end and are due after it.
-    """
-
-    edges_ns: np.ndarray
-    arrivals: np.ndarray
-    unfinished: np.ndarray
+    edges_ns: np.ndarray  #: int64 [T + 1] from the window's start; an arrival at a border belongs to the later slot
+    arrivals: np.ndarray  #: int64 [T, K]
+    unfinished: np.ndarray  #: int64 [T, K] requests that arrived before the slot's end and are due after it
 
 
 @kernel

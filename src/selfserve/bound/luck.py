@@ -21,8 +21,7 @@ from math import log
 
 import numpy as np
 
-RISK = 1e-9
-"""Probability, over the draws of a seed, that some run goes below the certificate."""
+RISK = 1e-9  #: probability, over the draws of a seed, that some run goes below the certificate
 
 
 def credit(factors: np.ndarray, stake: float) -> float:

@@ -27,12 +27,9 @@ from selfserve.workload import Workload
 if TYPE_CHECKING:
     from selfserve.simulator import Result
 
-COARSE = 6
-"""Slots merged for a first look at a window."""
-FEW_SLOTS = 1000
-"""Up to here rows that link all slots are kept in the programme."""
-MOST_SLOTS = 10_000
-"""Longer windows get longer slots, so that a bound takes a minute at most."""
+COARSE = 6  #: slots merged for a first look at a window
+FEW_SLOTS = 1000  #: up to here rows that link all slots are kept in the programme
+MOST_SLOTS = 10_000  #: longer windows get longer slots, so that a bound takes a minute at most
 CLOSE = 0.99
 """A run's bound is solved anew if the prices without violations prove less than this share of the strict bound."""
 _KEPT = 8
@@ -40,27 +37,16 @@ _KEPT = 8
 
 @dataclass(frozen=True)
 class Bound:
-    """A lower bound on the dollars of every run of a window.
+    """A lower bound on the dollars of every run of a window."""
 
-    Attributes:
-        total_usd: optimum of the relaxation.
-        certificate_usd: what is proven, luck of the draws included: no run is cheaper (see ``luck``).
-        method: how the certificate was found.
-        seconds: time taken.
-        split: dollars of the optimum by pool name.
-        violations: per class, the share of requests that may be late, below the floor or unanswered.
-        relaxation: the programme, and ``solution`` its optimum; None where nothing arrives.
-        scenario: what the bound holds for.
-    """
-
-    total_usd: float
-    certificate_usd: float
-    method: str
-    seconds: float
-    split: dict[str, float]
-    violations: tuple[float, ...]
-    relaxation: Relaxation | None
-    solution: Solution | None
+    total_usd: float  #: optimum of the relaxation
+    certificate_usd: float  #: what is proven, luck of the draws included: no run is cheaper (see ``luck``)
+    method: str  #: how the certificate was found
+    seconds: float  #: time taken
+    split: dict[str, float]  #: dollars of the optimum by pool name
+    violations: tuple[float, ...]  #: per class, the share of requests that may be late, below the floor or unanswered
+    relaxation: Relaxation | None  #: the programme (None where nothing arrives)
+    solution: Solution | None  #: its optimum
     scenario: Scenario
 
     @property

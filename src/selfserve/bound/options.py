@@ -10,8 +10,7 @@ import numpy as np
 from selfserve.scenario import NS, Pool, RequestClass, Scenario, to_ns
 from selfserve.simulator.draws import lognormal_table
 
-UNIT = 65536
-"""Quantile tables are in units of 1/65536 (physics rule 2.3)."""
+UNIT = 65536  #: quantile tables are in units of 1/65536 (physics rule 2.3)
 
 
 @dataclass(frozen=True)

@@ -23,26 +23,18 @@ from selfserve.scenario import RequestClass, Scenario
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
-BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)
-"""Batch sizes that are tried for a pool."""
-ROUND_UP_FROM = 0.1
-"""Fraction of a machine from which one more is taken."""
+BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)  #: batch sizes that are tried for a pool
+ROUND_UP_FROM = 0.1  #: fraction of a machine from which one more is taken
 RESERVES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Machines over the plan that are tried, as a share of it, from the least on."""
 MARGINS = (0.02, 0.05, 0.1, 0.2)
 """Points over a mean accuracy that are aimed at; the next is tried when a window misses its mean."""
-TOLERATED_PCT = 0.1
-"""Violations that a plan may have."""
-TAIL = 3.5
-"""Standard deviations of a service time that are allowed for."""
-BOOT_TAIL = 1.5
-"""Standard deviations of a boot time by which machines are ordered early."""
-FILL_SHARE = 0.4
-"""Longest wait of a batch that is not full, as a share of the shortest SLO."""
-LATEST_SHARE = 0.85
-"""Share of its SLO that a request's fill wait and service may take together."""
-WARMUP_FLEET = 1.5
-"""Machines in the unscored warm-up over those at its end, so that no work is left from it."""
+TOLERATED_PCT = 0.1  #: violations that a plan may have
+TAIL = 3.5  #: standard deviations of a service time that are allowed for
+BOOT_TAIL = 1.5  #: standard deviations of a boot time by which machines are ordered early
+FILL_SHARE = 0.4  #: longest wait of a batch that is not full, as a share of the shortest SLO
+LATEST_SHARE = 0.85  #: share of its SLO that a request's fill wait and service may take together
+WARMUP_FLEET = 1.5  #: machines in the unscored warm-up over those at its end, so that no work is left from it
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,9 @@ from selfserve.bound.relaxation import Relaxation
 from selfserve.bound.solver import Border, solve
 from selfserve.scenario import Scenario
 
-LENGTHS_S = (5.0, 2.0, 1.0, 0.5)
-"""Slot lengths; the last that is at least the shortest SLO is used."""
-MOST = 50_000
-"""Slots of a window; longer windows use longer ones."""
-PIECE = 1800
-"""Slots of a piece: the simplex method takes a second or two for it."""
+LENGTHS_S = (5.0, 2.0, 1.0, 0.5)  #: slot lengths; the last that is at least the shortest SLO is used
+MOST = 50_000  #: slots of a window; longer windows use longer ones
+PIECE = 1800  #: slots of a piece: the simplex method takes a second or two for it
 
 
 def short_slot_s(scenario: Scenario, seconds: float) -> float:

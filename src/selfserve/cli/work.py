@@ -12,8 +12,7 @@ from selfserve.cli.common import JSON, add_command, json_line, option, pairs, re
 from selfserve.errors import InputError
 from selfserve.runner import NotebookError, project_root, publish_reference, run_notebooks
 
-FAILURES = (NotebookError, OSError)
-"""What ends a command with exit code 1 and one line."""
+FAILURES = (NotebookError, OSError)  #: what ends a command with exit code 1 and one line
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:

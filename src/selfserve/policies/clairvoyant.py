@@ -12,8 +12,7 @@ from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
 from selfserve.workload import Workload
 
-PARTS = 64
-"""Route weights are rounded to this many parts."""
+PARTS = 64  #: route weights are rounded to this many parts
 
 
 def with_mean(weights: np.ndarray, accuracy: np.ndarray, wanted: float) -> np.ndarray:
@@ -28,17 +27,14 @@ def with_mean(weights: np.ndarray, accuracy: np.ndarray, wanted: float) -> np.nd
         wanted: mean accuracy.
     """
     levels, level = np.unique(accuracy, return_inverse=True)
-    share = np.bincount(level, weights, len(levels))
-    before = share.copy()
-    missing = wanted - float(share @ levels)
+    before = np.bincount(level, weights, len(levels))
+    share, missing = before.copy(), wanted - float(before @ levels)
     order = np.arange(len(levels)) if missing > 0 else np.arange(len(levels))[::-1]
     missing = abs(missing)
     for i, j in pairwise(order):
         step = abs(levels[j] - levels[i])
         moved = min(share[i], missing / step)
-        share[i] -= moved
-        share[j] += moved
-        missing -= moved * step
+        share[i], share[j], missing = share[i] - moved, share[j] + moved, missing - moved * step
     first = np.zeros(len(weights))
     first[np.unique(level, return_index=True)[1]] = 1.0
     within = np.where(before[level] > 0, weights / np.where(before > 0, before, 1.0)[level], first)
@@ -50,16 +46,12 @@ class Clairvoyant:
 
     Machines and routes follow the plan. Only where late answers came from quicker models than planned does it look at
     what happened: it then asks for more accurate ones, so that each accuracy window still reaches its mean.
-
-    Args:
-        plan: see :func:`make_clairvoyant`.
     """
 
     name: ClassVar[str] = "clairvoyant"
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.interval_s = plan.slot_s
+        self.plan, self.interval_s = plan, plan.slot_s
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run."""
@@ -75,16 +67,19 @@ class Clairvoyant:
         now = int(observation.time_s / plan.slot_s + 1e-9)
         slot = int((observation.time_s - plan.start_s) / plan.slot_s + 1e-9)
         slot = min(max(slot, 0), len(plan.arrivals) - 1)
-        parts = []
+        chosen: list[tuple[int, ...]] = []
         for k, c in enumerate(self._classes):
             weights = plan.weights[k][slot]
             if c.mean_accuracy_pct is not None:
                 weights = self._corrected(observation, k, slot, weights)
-            parts.append(tuple(np.rint(weights * PARTS).astype(int).tolist()))
+            chosen.append(tuple(np.rint(weights * PARTS).astype(int).tolist()))
+        if (parts := tuple(chosen)) not in self._routes:  # the same objects for the same weights
+            self._routes[parts] = tuple(
+                tuple(Route(lane.steps, float(n)) for lane, n in zip(lanes, mine, strict=True) if n)
+                for lanes, mine in zip(plan.lanes, parts, strict=True)
+            )
         machines = plan.machines[min(now, len(plan.machines) - 1)]
-        return Decision(
-            tuple(machines.tolist()), self._as_routes(tuple(parts)), plan.batch_max, plan.batch_wait_s, "plan"
-        )
+        return Decision(tuple(machines.tolist()), self._routes[parts], plan.batch_max, plan.batch_wait_s, "plan")
 
     def _corrected(self, seen: Observation, k: int, slot: int, weights: np.ndarray) -> np.ndarray:
         """Return weights that let the accuracy window still reach its mean."""
@@ -110,15 +105,6 @@ class Clairvoyant:
         weights = with_mean(weights, accuracy, aim)
         self._asked[k] = float(weights @ accuracy)
         return weights
-
-    def _as_routes(self, parts: tuple[tuple[int, ...], ...]) -> tuple[tuple[Route, ...], ...]:
-        """Return the routes of all classes, the same object for the same weights."""
-        if parts not in self._routes:
-            self._routes[parts] = tuple(
-                tuple(Route(lane.steps, float(n)) for lane, n in zip(lanes, mine, strict=True) if n)
-                for lanes, mine in zip(self.plan.lanes, parts, strict=True)
-            )
-        return self._routes[parts]
 
 
 def make_clairvoyant(workload: Workload, scenario: Scenario, seed: int = 0) -> Clairvoyant:
