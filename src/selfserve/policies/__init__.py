@@ -28,6 +28,10 @@ _BUILT_IN = {
     "mixed": "mixed:Mixed",
     "spock": "spock:Spock",
     "paragon": "paragon:Paragon",
+    "inferall": "inferall:InferAll",
+    "infaas": "infaas:INFaaS",
+    "proteus": "proteus:Proteus",
+    "forecast_milp": "forecast_milp:ForecastMilp",
 }
 
 
