@@ -180,6 +180,14 @@ class ModelSelector:
             return ((fit[0], 1.0),)
         return self._cheapest_mix(fit, pool, min(mean + MEAN_MARGIN_PCT, float(self._accuracy[best])))
 
+    def raised(self, k: int, pool: int, level: float) -> Mix:
+        """Return :meth:`mix` with its accuracy raised by ``level`` (0 to 1) of the way to the most accurate model."""
+        mix = self.mix(k, pool)
+        now = sum(share * float(self._accuracy[m]) for m, share in mix)
+        fit = self.feasible(k, pool)
+        best = max((float(self._accuracy[m]) for m in fit), default=now)
+        return self._cheapest_mix(fit, pool, min(now + level * (best - now), best)) if level > 0 and best > now else mix
+
     def batch(self, pool: int, slo_share: float = 1.0) -> tuple[int, float]:
         """Return the largest batch that makes nobody late on ``pool``, and the seconds that it may wait to fill.
 
@@ -257,7 +265,8 @@ class ResourceSelector:
         selector: the models per class and pool.
         market: market of the pools to choose from.
         pool: name of the one pool to use instead.
-        batch_share: share of the SLOs that batches may use up (of :meth:`ModelSelector.batch`); 0: no batches.
+        batch_share: share of the SLOs that batches may use up (of :meth:`ModelSelector.batch`); 0: no batches. Only
+            pools where a full batch at least halves the work of a request (GPUs) have any.
 
     Raises:
         InputError: there is no such pool.
@@ -272,8 +281,12 @@ class ResourceSelector:
         batch_share: float = 0.0,
     ) -> None:
         self.scenario = scenario
-        self.batches = tuple(selector.batch(p, batch_share)[0] for p in range(len(scenario.pools)))
+        self.selector = selector
+        batches = [self._batch(p, batch_share) for p in range(len(scenario.pools))]
+        self.batches = tuple(batch for batch, _ in batches)
         """[P] batches that the pools' machines are believed to be filled with."""
+        self.batch_wait_s = tuple(wait_s for _, wait_s in batches)
+        """[P] seconds that these may wait to fill."""
         names = [p.name for p in scenario.pools]
         if pool is not None:
             known = [p.name for p in scenario.pools if not p.is_function]
@@ -283,7 +296,6 @@ class ResourceSelector:
             candidates = [i for i, p in enumerate(scenario.pools) if p.market == market]
             what = f"scenario {scenario.name} has no {market} VM pool (pools: {', '.join(names)})"
             require(bool(candidates), f"policy needs one: {what}")
-        self.selector = selector
         self.pool_of = self._assign(candidates)
         self.mixes: tuple[Mix, ...] = tuple(selector.mix(k, p) for k, p in enumerate(self.pool_of))
         self.work_s = np.array([self._work_s(k, p) for k, p in enumerate(self.pool_of)])
@@ -291,6 +303,12 @@ class ResourceSelector:
         self._machines_per_rate = np.zeros((len(names), len(self.pool_of)))
         for k, p in enumerate(self.pool_of):
             self._machines_per_rate[p, k] = self.work_s[k] / scenario.pools[p].slots
+
+    def _batch(self, pool: int, slo_share: float) -> tuple[int, float]:
+        batch, wait_s = self.selector.batch(pool, slo_share)
+        service_s = self.scenario.pools[pool].service_s
+        pays = all(service_s(m, batch) <= batch / 2 * service_s(m) for m in self.scenario.pools[pool].models)
+        return (batch, wait_s) if pays and not self.scenario.pools[pool].is_function else (1, 0.0)
 
     def _work_s(self, k: int, pool: int) -> float:
         batch = self.batches[pool]

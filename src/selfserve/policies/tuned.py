@@ -1,0 +1,99 @@
+"""The planner with hand-set constants: what a good engineer runs, and the yardstick of the learned controller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import ClassVar
+
+import numpy as np
+
+from selfserve.planner import ModelChoice, require
+from selfserve.policies.base import Choice, Range
+from selfserve.protocol import Decision, Observation
+from selfserve.scenario import Scenario
+from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering, steer
+
+
+@dataclass(kw_only=True, eq=False)
+class Tuned:
+    """One set of constants for all situations, chosen once (no paper; the parts are those of WoSC'20 section 3).
+
+    Machines follow a load smoothed over two windows, with headroom and a hold; relaxed classes wait out their slack on
+    VMs and leave for a function at the last moment; spot machines, where there are any, carry a share that shrinks with
+    losses and refusals. The defaults are set by hand on the training halves of WITS and Berkeley; the search that all
+    systems get sets ``tunable`` anew. Every parameter but the last four is a field of
+    :class:`~selfserve.steering.PlannerSettings`, and explained there.
+
+    Args:
+        level: accuracy level of every class.
+        batch_share: share of the SLOs that batches may use up (0: no batches).
+        models: how the models of a class are chosen at level 0.
+        pool: on-demand VM pool to use (default: the cheapest that serves the classes).
+        interval_s: seconds between decisions (default: the scenario's).
+    """
+
+    name: ClassVar[str] = "tuned"
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {
+        "headroom": Range(0.7, 1.5),
+        "safety": Range(-1.0, 2.0),
+        "fast": Range(0.1, 2.0, log=True),
+        "slow": Range(0.5, 12.0, log=True),
+        "weight": Range(0.0, 1.5),
+        "hold": Range(0.0, 6.0),
+        "drain": Range(0.2, 10.0, log=True),
+        "leave_margin": Range(0.8, 2.0),
+        "cold_margin": Range(0.0, 1.5),
+        "spot_share": Range(0.0, 1.0),
+        "spot_caution": Range(0.0, 6.0),
+        "batch_share": Range(0.0, 1.0),
+    }
+    knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.7, 0.85, 1.0, 1.15, 1.3, 1.6, 2.0))
+    headroom: float = 1.0
+    safety: float = 0.0
+    fast: float = 0.2
+    slow: float = 2.0
+    weight: float = 0.7
+    hold: float = 1.0
+    drain: float = 1.0
+    leave_margin: float = 1.0
+    cold_margin: float = 1.0
+    early: bool = False
+    spot_share: float = 0.8
+    spot_headroom: float = 1.0
+    spot_caution: float = 2.0
+    late_binding: float = 0.0
+    level: float = 0.0
+    batch_share: float = 1.0
+    models: ModelChoice = "cheapest"
+    pool: str | None = None
+    interval_s: float | None = None
+    state: Steering = field(init=False, repr=False)
+    settings: PlannerSettings = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        low, high = float(WINDOWS[0]), float(WINDOWS[-1])
+        limits = {"fast": (low, high), "slow": (low, high), "hold": (0, LONGEST_HOLD), "spot_share": (0, 1), "level": (0, 1), "safety": (-3, 9)}
+        numbers = [n for n in self.__dataclass_fields__ if isinstance(getattr(self, n, None), float) and n != "interval_s"]
+        for n in numbers:
+            least, most = limits.get(n, (0, inf))
+            value = getattr(self, n)
+            wanted = f"from {least:g} to {most:g}" if most < inf else f"{least:g} or more"
+            require(least <= value <= most and value < inf, f"policy {self.name}: {n}={value}: must be {wanted}")
+        own = self._own_interval_s = self.interval_s
+        require(own is None or 0 < own < inf, f"policy {self.name}: interval_s={own}: must be above 0")
+
+    def reset(self, scenario: Scenario, history: np.ndarray) -> None:
+        """Start a run."""
+        self.interval_s = self._own_interval_s or scenario.interval_s
+        options = dict(models=self.models, pool=self.pool, batch_share=self.batch_share)
+        self.state = Steering(scenario, history, self.interval_s, **options)
+        own = {n: getattr(self, n) for n in PlannerSettings.__dataclass_fields__ if n != "levels"}
+        self.settings = PlannerSettings(levels=(self.level,) * len(scenario.classes), **own)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Take in the last interval and steer by the constants."""
+        self.state.observe(observation)
+        return steer(self.state, self.settings)

@@ -1,0 +1,265 @@
+"""The planner with all its constants in one place, so that a person, a formula or a learned controller may set them.
+
+:class:`Steering` keeps what one run has seen; :func:`steer` is a pure function from that and
+:class:`PlannerSettings` to a decision. Settings have no scale: times are in units of the time that a machine takes to
+come up, machines in units of the load, so that one set serves 1 or 1,000 machines and any trace. ``tuned`` holds them
+constant, ``analytic`` computes them, the controller changes them at every decision.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from selfserve.planner import P99, FunctionConfigurator, LoadMonitor, Mix, ModelChoice, ModelSelector, ResourceSelector
+from selfserve.protocol import Admit, Decision, Observation, Route, Step
+from selfserve.scenario import Scenario
+
+WINDOWS = 0.1 * 2.0 ** np.arange(8)
+"""Time constants of the exponential averages kept of the load, in units of the boot time."""
+LONGEST_HOLD = 16.0
+"""Longest ``hold``, in units of the boot time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerSettings:
+    """What may be steered.
+
+    Attributes:
+        headroom: machines over those that the smoothed load keeps busy.
+        safety: machines on top, in standard deviations of what the load did over past boot times; counted from where
+            the marginal machine just pays against functions (:attr:`Steering.pays`).
+        fast: time constant of the quick average of the load, boot times.
+        slow: time constant of the slow one, boot times.
+        weight: of the quick average against the slow one (above 1: the load is believed to go on as it went).
+        hold: how long a machine stays after it was last needed, boot times.
+        drain: time in which machines should work off what waits, boot times (0: waiting requests call for none).
+        leave_margin: a request leaves for a function this many p99 service times before its deadline.
+        cold_margin: and this many cold starts before that, where its SLO leaves room for one.
+        early: leave on arrival where a late answer is predicted, instead of at the last moment.
+        spot_share: share of the load meant for spot machines, where there are any.
+        spot_headroom: spot machines over those that their share keeps busy.
+        spot_caution: how quickly that share falls with the losses and refusals of late (1: half of the machines lost
+            within a boot time halve it).
+        levels: per class, from 0 (cheapest models that meet its demands) to 1 (most accurate); empty: all 0.
+        late_binding: the quickest model that is accurate enough answers, if at dispatch less than this many p99 service
+            times of the planned model are left (0: never).
+    """
+
+    headroom: float = 1.0
+    safety: float = 0.0
+    fast: float = 0.2
+    slow: float = 2.0
+    weight: float = 0.7
+    hold: float = 1.0
+    drain: float = 1.0
+    leave_margin: float = 1.0
+    cold_margin: float = 1.0
+    early: bool = False
+    spot_share: float = 0.8
+    spot_headroom: float = 1.0
+    spot_caution: float = 2.0
+    levels: tuple[float, ...] = ()
+    late_binding: float = 0.0
+
+
+class Steering:
+    """What a run has seen and where its classes may go: the state that :func:`steer` reads.
+
+    Args:
+        scenario: what is served on what.
+        history: requests per second before the run, shape [seconds].
+        interval_s: seconds between decisions.
+        models: how the model selector chooses at level 0.
+        pool: the on-demand VM pool to use (default: the cheapest that serves the classes, batches counted).
+        batch_share: share of the SLOs that batches may use up (0: no batches).
+
+    Raises:
+        InputError: the scenario has no on-demand VM pool.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        history: np.ndarray,
+        interval_s: float,
+        *,
+        models: ModelChoice = "cheapest",
+        pool: str | None = None,
+        batch_share: float = 0.0,
+    ) -> None:
+        self.scenario = scenario
+        self.boot_s = scenario.vm.pending_s + scenario.vm.boot_s
+        self.monitor = LoadMonitor(scenario, history, interval_s)
+        self.selector = ModelSelector(scenario, models)
+        self.functions = FunctionConfigurator(scenario, self.selector)
+        self.homes = ResourceSelector(scenario, self.selector, pool=pool, batch_share=batch_share)
+        spot = any(p.market == "spot" for p in scenario.pools)
+        self.spots = ResourceSelector(scenario, self.selector, "spot", batch_share=batch_share) if spot else None
+        self.batches = self.homes.batches
+        self.pays = np.array([self._pays(p) for p in range(len(scenario.pools))])
+        """[P] standard deviations over the expected load at which a further machine saves what it costs: the newsvendor's
+        critical ratio 1 - price of the work on the machine / on a function, as a normal quantile (2.33 where no
+        function can take over)."""
+        self.observation: Observation | None = None
+        self._mixes: dict[tuple[int, int, float], tuple[Mix, float]] = {}
+        self._start(interval_s)
+
+    def _pays(self, pool: int) -> float:
+        spec, machine, function = self.scenario.pools[pool], 0.0, 0.0
+        for k, c in enumerate(self.scenario.classes):
+            for m, share in self.selector.mix(k, pool) if self.selector.serves(k, pool) else ():
+                target = self.functions.choose(k, m)
+                if target is not None:
+                    batch = self.batches[pool]
+                    machine += c.share * share * spec.usd_per_hour / spec.slots * spec.service_s(m, batch) / batch / 3600
+                    function += c.share * share * self.functions.cost_usd(*target)
+        return NormalDist().inv_cdf(min(max(1 - machine / function, 0.01), 0.99)) if function > 0 else P99
+
+    def _start(self, interval_s: float) -> None:
+        """Bring the averages to where the history leaves them."""
+        past = self.monitor.recent(int(LONGEST_HOLD * self.boot_s))
+        steps = max(1, round(interval_s))
+        rates = [rows.mean(axis=0) for rows in (past[i : i + steps] for i in range(0, len(past), steps))]
+        self.averages = np.tile(rates[0] if rates else self.monitor.last, (len(WINDOWS), 1))
+        """[J, K] exponential averages of the load, requests/s, by :data:`WINDOWS`."""
+        self.past: deque[tuple[float, np.ndarray]] = deque()
+        """Time and averages of the decisions within the longest hold."""
+        self.changes = np.zeros((self.averages.shape[1],) * 2)
+        """[K, K] mean product of the classes' changes of load over a boot time, (requests/s)^2."""
+        self.trouble = np.zeros(len(self.scenario.pools))
+        """[P] machines lost or refused within the last boot time (exponential average)."""
+        self._seen: deque[tuple[float, np.ndarray]] = deque()
+        for i, rate in enumerate(rates):
+            self._learn((i + 1 - len(rates)) * interval_s, interval_s, rate)
+
+    def _learn(self, time_s: float, interval_s: float, rate: np.ndarray) -> None:
+        keep = np.exp(-interval_s / (WINDOWS * self.boot_s))[:, None]
+        self.averages = keep * self.averages + (1 - keep) * rate
+        self.past.append((time_s, self.averages))
+        while self.past[0][0] < time_s - LONGEST_HOLD * self.boot_s:
+            self.past.popleft()
+        self._seen.append((time_s, rate))
+        while self._seen[0][0] <= time_s - self.boot_s:
+            change = rate - self._seen.popleft()[1]
+            self.changes += (np.outer(change, change) - self.changes) * min(1.0, interval_s / (20 * self.boot_s))
+
+    def observe(self, observation: Observation) -> None:
+        """Take in the interval that just ended."""
+        self.monitor.observe(observation)
+        self.observation = observation
+        if observation.time_s > 0:
+            if observation.time_s <= observation.interval_s * 1.5 and not self.averages.any():
+                self.averages = np.tile(self.monitor.last, (len(WINDOWS), 1))  # the first load ever seen
+            self._learn(observation.time_s, observation.interval_s, self.monitor.last)
+            keep = np.exp(-observation.interval_s / self.boot_s)
+            self.trouble = keep * self.trouble + observation.lost + observation.refused
+
+    def mix(self, k: int, pool: int, level: float) -> tuple[Mix, float]:
+        """Return the models that answer class ``k`` on ``pool`` at an accuracy level, and slot-seconds a request."""
+        key = (k, pool, round(level, 3))
+        if key not in self._mixes:
+            mix = self.selector.raised(k, pool, key[2])
+            batch, service_s = self.batches[pool], self.scenario.pools[pool].service_s
+            self._mixes[key] = mix, sum(share * service_s(m, batch) / batch for m, share in mix)
+        return self._mixes[key]
+
+
+def smoothed(averages: np.ndarray, settings: PlannerSettings) -> np.ndarray:
+    """Return the load that settings make of averages [.., J, K], requests/s, shape [.., K]."""
+    at = np.interp(np.log([settings.fast, settings.slow]), np.log(WINDOWS), np.arange(len(WINDOWS)))
+    low = np.minimum(at.astype(int), len(WINDOWS) - 2)
+    part = (at - low)[:, None]
+    fast, slow = np.moveaxis((1 - part) * averages[..., low, :] + part * averages[..., low + 1, :], -2, 0)
+    return np.maximum(slow + settings.weight * (fast - slow), 0.0)
+
+
+def steer(state: Steering, settings: PlannerSettings) -> Decision:
+    """Return the decision that ``settings`` make of what ``state`` has seen; changes neither."""
+    scenario, seen = state.scenario, state.observation
+    assert seen is not None  # a decision follows an observation
+    n = len(scenario.classes)
+    levels = settings.levels or (0.0,) * n
+    spot = 0.0 if state.spots is None else _spot_share(state, settings)
+    homes, spots = state.homes.pool_of, state.homes.pool_of if state.spots is None else state.spots.pool_of
+    per_rate = np.zeros((len(scenario.pools), n))
+    for k in range(n):
+        for pool, share in ((homes[k], 1 - spot), (spots[k], spot * settings.spot_headroom)):
+            per_rate[pool, k] += share * state.mix(k, pool, levels[k])[1] / scenario.pools[pool].slots
+    since = seen.time_s - min(settings.hold, LONGEST_HOLD) * state.boot_s
+    held = np.array([a for t, a in state.past if t >= since - 1e-9] or [state.averages])
+    needed = settings.headroom * (smoothed(held, settings) @ per_rate.T).max(axis=0)
+    spread = np.sqrt(np.einsum("pk,kl,pl->p", per_rate, state.changes, per_rate))
+    needed = np.maximum(needed + (state.pays + settings.safety) * spread, 0.0)
+    if settings.drain > 0 and seen.queued.any():
+        work = np.array([[state.mix(k, p, levels[k])[1] for k in range(n)] if p in {*homes, *spots} else [0.0] * n
+                         for p in range(len(scenario.pools))])
+        slots = np.array([p.slots for p in scenario.pools])
+        needed += (work * seen.queued).sum(axis=1) / slots / max(settings.drain * state.boot_s, seen.interval_s)
+    machines = state.homes.machines(needed)
+    for p, pool in enumerate(scenario.pools):
+        if machines[p] == 0 and not pool.is_function and seen.queued[p].any():
+            machines[p] = 1
+    ready = seen.ready * np.array([p.slots for p in scenario.pools])
+    routes = tuple(_routes(state, settings, k, levels[k], ready, spot) for k in range(n))
+    reason = f"smoothed {float(smoothed(state.averages, settings).sum()):.1f} requests/s, {sum(machines)} machines"
+    return Decision(tuple(machines), routes, state.batches, state.homes.batch_wait_s, reason)
+
+
+def _spot_share(state: Steering, settings: PlannerSettings) -> float:
+    """Return the share of the load that spot machines get: less, the more of them were lost or refused of late."""
+    seen = state.observation
+    assert seen is not None and state.spots is not None
+    pools = sorted(set(state.spots.pool_of))
+    trouble = float(state.trouble[pools].sum())
+    alive = float(seen.ready[pools].sum() + seen.booting[pools].sum())
+    part = trouble / (trouble + alive) if trouble > 0 else 0.0
+    return settings.spot_share * (1 - part) ** settings.spot_caution
+
+
+def _routes(
+    state: Steering, settings: PlannerSettings, k: int, level: float, ready: np.ndarray, spot: float
+) -> tuple[Route, ...]:
+    """Return the routes of class ``k``: for each model, a free spot slot, else a free one at home, else waiting.
+
+    Where it waits is drawn in proportion to the slots ready. A class keeps the same routes all along (some of weight
+    0), since a waiting request is led by its route's number.
+    """
+    home = state.homes.pool_of[k]
+    routes = []
+    second = None if state.spots is None else state.spots.pool_of[k]
+    for m, share in _all_models(state, k, home, level):
+        if second is None or m not in state.scenario.pools[second].models:
+            routes.append(Route(_steps(state, settings, k, m, (home,)), share))
+            continue
+        total = float(ready[home] + ready[second])
+        part = float(ready[second]) / total if total > 0 else spot
+        for pools, weight in (((home, second), 1 - part), ((second, home), part)):
+            routes.append(Route(_steps(state, settings, k, m, pools), share * weight))
+    return tuple(routes)
+
+
+def _all_models(state: Steering, k: int, pool: int, level: float) -> list[tuple[int, float]]:
+    shares = dict(state.mix(k, pool, level)[0])
+    models = {*shares, *state.selector.feasible(k, pool)}
+    return [(m, shares.get(m, 0.0)) for m in sorted(models if len(models) <= 4 else shares)]
+
+
+def _steps(state: Steering, settings: PlannerSettings, k: int, model: int, pools: tuple[int, ...]) -> tuple[Step, ...]:
+    """Return a free slot in any of ``pools``, else waiting in the first, else a function."""
+    slo_s, latency_s = state.scenario.classes[k].slo_s, state.selector.latency_s
+    idle = tuple(Step(p, model, Admit.IF_IDLE) for p in pools[::-1]) if len(pools) > 1 else ()
+    late, late_s = None, 0.0
+    if settings.late_binding > 0:
+        late, late_s = state.selector.feasible(k, pools[0])[0], settings.late_binding * latency_s(pools[0], model)
+    target = state.functions.choose(k, model)
+    if target is None:
+        return (*idle, Step(pools[0], model, late_model=late, late_slack_s=late_s))
+    slack_s = settings.leave_margin * latency_s(*target)
+    cold_s = settings.cold_margin * state.scenario.function.init_s
+    slack_s += cold_s if slack_s + cold_s < slo_s else 0.0
+    admit = Admit.IF_FITS if settings.early else Admit.ALWAYS
+    return (*idle, Step(pools[0], model, admit, slack_s, late, late_s), Step(*target))
