@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import WIDTH_IN, colors, finish, policy_style
+from selfserve.figures.style import WIDTH_IN, colors, finish, marks, name_rows, policy_style
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 _FLOOR_PCT = 1e-3
 """Violations are drawn on a logarithmic axis from here; fewer are drawn at its foot."""
 _WORST = 10
@@ -27,28 +27,25 @@ def scheme_style(scheme: str) -> dict[str, Any]:
     return style | ({"linestyle": (0, (2, 1)), "markerfacecolor": "white"} if variant else {})
 
 
-def _bars(ax: Axes, schemes: list[str], values: list[float], base: float = 0.0) -> None:
-    for i, (scheme, value) in enumerate(zip(schemes, values, strict=True)):
-        color = policy_style(scheme.partition(", ")[0])["color"]
-        hollow = ", " in scheme
-        face = to_rgba(color, 0.25) if hollow else color
-        ax.bar(
-            i, value - base, bottom=base, width=0.75, facecolor=face, edgecolor=color, hatch="////" if hollow else None
-        )
-    ax.set_xticks(range(len(schemes)), schemes, rotation=90)
+def _color(scheme: str) -> Any:
+    return policy_style(scheme.partition(", ")[0])["color"]
+
+
+def _bars(ax: Axes, names: Sequence[str], values: pd.Series, colors: Sequence[Any], base: float = 0.0) -> None:
+    """Draw a bar a name from ``base`` to its value."""
+    ax.bar(range(len(names)), values - base, width=0.75, bottom=base, color=colors)
+    ax.set_xticks(range(len(names)), names, rotation=90)
     ax.grid(axis="x", visible=False)
 
 
-def _percent_axis(ax: Axes, top: float = 100.0) -> None:
-    """Make a logarithmic axis of violations, in percent."""
-    ax.set_yscale("log")
-    ax.set_ylim(_FLOOR_PCT, top)
-    ticks = [t for t in (0.001, 0.01, 0.1, 1, 10, 100) if t <= top]
-    ax.set_yticks(ticks, [f"≤{t:g}" if t == _FLOOR_PCT else f"{t:g}" for t in ticks])
+def _percent_axis(ax: Axes) -> None:
+    """Make the vertical axis one of violations, in percent."""
+    ax.set(yscale="log", ylim=(_FLOOR_PCT, 100))
+    ax.set_yticks([0.001, 0.01, 0.1, 1, 10, 100], ["≤0.001", "0.01", "0.1", "1", "10", "100"])
 
 
 def _late_axis(ax: Axes) -> None:
-    """Make a horizontal logarithmic axis of violations, in percent."""
+    """Make the horizontal axis one of violations, in percent."""
     ax.set(xscale="log", xlim=(_FLOOR_PCT * 0.7, 150), xlabel="late requests, percent")
     ax.set_xticks([0.001, 0.01, 0.1, 1, 10, 100], ["≤0.001", "", "0.1", "1", "10", "100"])
     ax.minorticks_off()
@@ -58,19 +55,28 @@ def _violations(values: pd.Series) -> pd.Series:
     return values.clip(lower=_FLOOR_PCT)
 
 
+def _offsets(rows: int, i: int, n: int, step: float) -> np.ndarray:
+    """Return the heights of the i-th of n marks in each row."""
+    return np.arange(rows) + (i - (n - 1) / 2) * step
+
+
+def _line_between_rows(ax: Axes, rows: int) -> None:
+    for place in np.arange(0.5, rows - 1):
+        ax.axhline(place, color="0.9", linewidth=0.8)
+    ax.grid(axis="y", visible=False)
+
+
 def cost_and_violations(table: pd.DataFrame, schemes: list[str]) -> Figure:
     """Draw cost over the reactive baseline (above) and violations (below), a column a trace."""
     traces = list(table["trace"].unique())
     fig, axes = plt.subplots(2, len(traces), figsize=(WIDTH_IN, 4.3), sharex=True, sharey="row", squeeze=False)
-    data = table.set_index(["trace", "scheme"])
-    for column, trace in enumerate(traces):
-        above, below = axes[:, column]
-        _bars(above, schemes, [float(data.loc[(trace, s), "cost_ratio"]) for s in schemes])
+    for (above, below), trace in zip(axes.T, traces, strict=True):
+        data, colors = table[table["trace"] == trace].set_index("scheme").loc[schemes], [_color(s) for s in schemes]
+        _bars(above, schemes, data["cost_ratio"], colors)
         above.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
         above.set_title(trace)
-        values = _violations(pd.Series([float(data.loc[(trace, s), "slo_violation_pct"]) for s in schemes]))
         _percent_axis(below)
-        _bars(below, schemes, list(values), base=_FLOOR_PCT)
+        _bars(below, schemes, _violations(data["slo_violation_pct"]), colors, base=_FLOOR_PCT)
     axes[0, 0].set(ylabel="cost / cost of reactive", ylim=(0, None))
     axes[1, 0].set_ylabel("late requests, percent")
     return finish(fig)
@@ -83,23 +89,17 @@ def over_provisioning(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
         table: columns trace, scheme, machines_ratio.
         published: columns trace, scheme, value; traces by the paper's name.
     """
-    schemes = [s for s in ("util_aware", "exascale") if s in set(table["scheme"])]
     traces = list(table["trace"].unique())
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 2.8))
-    for i, scheme in enumerate(schemes):
-        x = np.arange(len(traces)) + (i - 0.5) * 0.36
+    for i, scheme in enumerate(("util_aware", "exascale")):
+        x, color = np.arange(len(traces)) + (i - 0.5) * 0.36, policy_style(scheme)["color"]
         mine = table[table["scheme"] == scheme].set_index("trace").loc[traces, "machines_ratio"]
-        ax.bar(x, mine, width=0.32, color=policy_style(scheme)["color"], label=f"{scheme}, here")
+        ax.bar(x, mine, width=0.32, color=color, label=f"{scheme}, here")
         for place, value in zip(x, mine, strict=True):
             ax.text(place, 0.05, f"{value:.2f}", ha="center", va="bottom", color="white", fontsize="small", rotation=90)
         paper = published[published["scheme"] == scheme].set_index("trace")["value"].reindex(traces)
-        marker: dict[str, Any] = {
-            "marker": "D",
-            "linestyle": "none",
-            "markerfacecolor": "white",
-            "markeredgewidth": 1.3,
-        }
-        ax.plot(x, paper, color=policy_style(scheme)["color"], label=f"{scheme}, paper's figure 4", **marker)
+        hollow: Any = {"markerfacecolor": "white", "markeredgewidth": 1.3, "color": color}
+        ax.plot(x, paper, "D", label=f"{scheme}, paper's figure 4", **hollow)
     ax.axhline(1, color="0.3", linewidth=0.9, linestyle="--")
     ax.set_xticks(range(len(traces)), traces)
     ax.grid(axis="x", visible=False)
@@ -121,24 +121,19 @@ def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.3 * len(schemes) + 1.2), sharey=True, width_ratios=(1.6, 1))
     for i, trace in enumerate(traces):
         data = table[table["trace"] == trace].set_index("scheme").reindex(schemes)
-        y = np.arange(len(schemes)) + (i - (len(traces) - 1) / 2) * 0.12
-        marks = {"color": colors()[i], "marker": _MARKERS[i % len(_MARKERS)], "linestyle": "none", "label": trace}
-        axes[0].plot(data["cost_to_oracle"].clip(upper=_WORST), y, **marks)
-        axes[1].plot(_violations(data["slo_violation_pct"]), y, **marks)
+        y = _offsets(len(schemes), i, len(traces), 0.12)
+        axes[0].plot(data["cost_to_oracle"].clip(upper=_WORST), y, **marks(i, label=trace))
+        axes[1].plot(_violations(data["slo_violation_pct"]), y, **marks(i))
     axes[0].axvline(1, color="black", linewidth=1.5)
     axes[0].set(xscale="log", xlim=(0.93, 1.15 * _WORST), xlabel="cost / lower bound at the run's own violations")
     axes[0].set_xticks([1, 1.5, 2, 3, 5, _WORST], ["1", "1.5", "2", "3", "5", f"≥{_WORST}"])
     axes[0].minorticks_off()
-    axes[0].set_yticks(range(len(schemes)), schemes)
+    name_rows(axes[0], schemes)
     axes[0].set_ylim(len(schemes) - 0.5, -0.5)
     _late_axis(axes[1])
-    for place in np.arange(0.5, len(schemes) - 1):
-        for ax in axes:
-            ax.axhline(place, color="0.9", linewidth=0.8)
     for ax in axes:
-        ax.grid(axis="y", visible=False)
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=len(traces), loc="outside upper center")
-    return finish(fig)
+        _line_between_rows(ax, len(schemes))
+    return finish(fig, axes[0], ncols=len(traces))
 
 
 def load_and_capacity(lines: pd.DataFrame) -> Figure:
@@ -154,11 +149,9 @@ def load_and_capacity(lines: pd.DataFrame) -> Figure:
         ax.fill_between(data["minute"], 0, share, color="black", linewidth=0, label="of it, answered by functions")
         ax.set_title(scheme, loc="left", fontweight="bold", color=style["color"], pad=2)
         ax.set(xlim=(data["minute"].min(), data["minute"].max()), ylim=(0, top))
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    fig.legend(handles, labels, ncols=3, loc="outside upper center")
     fig.supylabel("machines", fontsize="medium")
     np.atleast_1d(axes)[-1].set_xlabel("minutes since the window's start")
-    return finish(fig)
+    return finish(fig, np.atleast_1d(axes)[0], ncols=3)
 
 
 def readings(table: pd.DataFrame) -> Figure:
@@ -170,63 +163,55 @@ def readings(table: pd.DataFrame) -> Figure:
         for i, trace in enumerate(traces):
             data = table[(table["scheme"] == policy) & (table["trace"] == trace)].set_index("reading").loc[names]
             first = table[(table["scheme"] == "reactive") & (table["trace"] == trace)].set_index("reading")["cost_usd"]
-            y = np.arange(len(names)) + (i - (len(traces) - 1) / 2) * 0.13
-            marks = {"color": colors()[i], "marker": _MARKERS[i], "linestyle": "none", "label": trace}
-            axes[row, 0].plot(data["cost_usd"] / first[names[0]], y, **marks)
-            axes[row, 1].plot(_violations(data["slo_violation_pct"]), y, **marks)
+            y = _offsets(len(names), i, len(traces), 0.13)
+            axes[row, 0].plot(data["cost_usd"] / first[names[0]], y, **marks(i, label=trace))
+            axes[row, 1].plot(_violations(data["slo_violation_pct"]), y, **marks(i))
         axes[row, 0].axvline(1, color="0.4", linewidth=0.8, linestyle="--")
         axes[row, 0].set_yticks(range(len(names)), names)
         axes[row, 0].set_title(policy, loc="left", fontweight="bold", color=policy_style(policy)["color"])
         for ax in axes[row]:
-            ax.grid(axis="y", visible=False)
-            for place in np.arange(0.5, len(names) - 1):
-                ax.axhline(place, color="0.9", linewidth=0.8)
+            _line_between_rows(ax, len(names))
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     axes[0, 0].set_xlim(0, None)
     axes[1, 0].set_xlabel(f"cost / cost of reactive {names[0]}")
     _late_axis(axes[1, 1])
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=len(traces), loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0, 0], ncols=len(traces))
 
 
 def boot_sweep(table: pd.DataFrame) -> Figure:
     """Draw cost over reactive's and violations against the start-up of VMs, a column a trace."""
-    return _sweep(table, "start_up_s", "seconds from decision to ready VM")
+    return _sweep(table, "start_up_s", "seconds from decision to ready VM", rows=2, height=4.2)
 
 
 def price_sweep(table: pd.DataFrame, schemes: list[str], now: float) -> Figure:
     """Draw cost over reactive's against the price of functions, a panel a trace; the dotted line is today's price."""
-    traces = list(table["trace"].unique())
-    fig, axes = plt.subplots(1, len(traces), figsize=(WIDTH_IN, 2.7), sharey=True, squeeze=False)
-    for ax, trace in zip(axes[0], traces, strict=True):
-        for scheme in schemes:
-            data = table[(table["trace"] == trace) & (table["scheme"] == scheme)]
-            ax.plot(data["price_ratio"], data["cost_ratio"], label=scheme, **scheme_style(scheme))
+    table = table[table["scheme"].isin(schemes)]
+    fig = _sweep(table, "price_ratio", "price of an answer on functions / on busy VMs", rows=1, height=2.7)
+    for ax in fig.axes:
         ax.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
         ax.axvline(now, color="0.4", linewidth=0.8, linestyle=":")
-        ax.set(title=trace, xticks=sorted(table["price_ratio"].unique()))
-    axes[0, 0].set(ylabel="cost / cost of reactive", ylim=(0, None))
-    fig.supxlabel("price of an answer on functions / on busy VMs", fontsize="medium")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=len(schemes), loc="outside upper center")
-    return finish(fig)
+        ax.set_xticks(sorted(table["price_ratio"].unique()))
+    return fig
 
 
-def _sweep(table: pd.DataFrame, x: str, label: str) -> Figure:
+def _sweep(table: pd.DataFrame, x: str, label: str, rows: int, height: float) -> Figure:
+    """Draw cost over reactive's (and, in a second row, violations) against ``x``, a column a trace, a line a scheme."""
     traces, schemes = list(table["trace"].unique()), list(table["scheme"].unique())
-    fig, axes = plt.subplots(2, len(traces), figsize=(WIDTH_IN, 4.2), sharex=True, sharey="row", squeeze=False)
-    for column, trace in enumerate(traces):
-        above, below = axes[:, column]
-        _percent_axis(below)
+    fig, axes = plt.subplots(rows, len(traces), figsize=(WIDTH_IN, height), sharex=True, sharey="row", squeeze=False)
+    for column, trace in zip(axes.T, traces, strict=True):
+        column[0].set(title=trace)
         for scheme in schemes:
             data = table[(table["trace"] == trace) & (table["scheme"] == scheme)]
-            above.plot(data[x], data["cost_ratio"], label=scheme, **scheme_style(scheme))
-            below.plot(data[x], _violations(data["slo_violation_pct"]), **scheme_style(scheme))
-        above.set(title=trace)
+            column[0].plot(data[x], data["cost_ratio"], label=scheme, **scheme_style(scheme))
+            for below in column[1:]:
+                below.plot(data[x], _violations(data["slo_violation_pct"]), **scheme_style(scheme))
+        for below in column[1:]:
+            _percent_axis(below)
     axes[0, 0].set(ylabel="cost / cost of reactive", ylim=(0, None))
-    axes[1, 0].set_ylabel("late requests, percent")
+    if rows > 1:
+        axes[1, 0].set_ylabel("late requests, percent")
     fig.supxlabel(label, fontsize="medium")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=len(schemes), loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0, 0], ncols=len(schemes))
 
 
 def strict_sweep(pairs: pd.DataFrame, shares: pd.DataFrame) -> Figure:
@@ -239,7 +224,7 @@ def strict_sweep(pairs: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(1, 3, figsize=(WIDTH_IN, 3.1))
     for i, (trace, mine) in enumerate(pairs.groupby("trace", sort=False)):
         for rule, data in mine.groupby("rule", sort=False):
-            line = {"color": colors()[i], "marker": _MARKERS[i], "linestyle": "-" if rule == "free slot" else ":"}
+            line = marks(i, linestyle="-" if rule == "free slot" else ":")
             for ax, column in zip(axes, ("saving_pct", "violation_gap_pp"), strict=False):
                 groups = data.groupby("strict_share")[column]
                 mean, low, high = groups.mean(), groups.min(), groups.max()
@@ -251,8 +236,7 @@ def strict_sweep(pairs: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("saved by paragon on mixed, percent")
     axes[1].set_ylabel("late, paragon − mixed, points")
     _function_shares(axes[2], shares)
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0], ncols=4)
 
 
 def _function_shares(ax: Axes, shares: pd.DataFrame) -> None:
@@ -261,15 +245,10 @@ def _function_shares(ax: Axes, shares: pd.DataFrame) -> None:
     for offset, scheme in ((-0.2, "mixed, free slot"), (0.2, "paragon, free slot")):
         bottom = np.zeros(len(places))
         for name, alpha in (("strict", 1.0), ("relaxed", 0.35)):
-            data = shares[(shares["scheme"] == scheme) & (shares["class"] == name)].groupby("strict_share")[
-                "function_pct"
-            ]
-            height = data.mean().reindex(places).fillna(0).to_numpy()
-            color = policy_style(scheme.partition(", ")[0])["color"]
-            label = f"{scheme.partition(', ')[0]}, {name}"
-            ax.bar(
-                np.arange(len(places)) + offset, height, 0.36, bottom=bottom, color=to_rgba(color, alpha), label=label
-            )
+            data = shares[(shares["scheme"] == scheme) & (shares["class"] == name)]
+            height = data.groupby("strict_share")["function_pct"].mean().reindex(places).fillna(0).to_numpy()
+            look: Any = {"color": to_rgba(_color(scheme), alpha), "label": f"{scheme.partition(', ')[0]}, {name}"}
+            ax.bar(np.arange(len(places)) + offset, height, 0.36, bottom=bottom, **look)
             bottom += height
     ax.set_xticks(range(len(places)), [f"{100 * s:.0f}" for s in places])
     ax.set(xlabel="strict queries, percent", ylabel="on functions, percent")
@@ -286,7 +265,7 @@ def start_up_map(best: pd.DataFrame, limit_pct: float) -> Figure:
     for ax, trace in zip(axes[0], traces, strict=True):
         for row in best[best["trace"] == trace].itertuples():
             x, y = starts.index(row.start_up_s), colds.index(row.cold_s)
-            color = policy_style(row.best)["color"] if row.best != "none" else "0.9"
+            color = _color(row.best) if row.best != "none" else "0.9"
             ax.add_patch(plt.Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=to_rgba(color, 0.45), edgecolor="white"))
             lead = f"\n+{row.margin_pct:.1f}%\n{row.second}" if row.second != "none" else ""
             ax.text(x, y, f"{row.best}{lead}", ha="center", va="center", fontsize=6.5)
@@ -296,9 +275,8 @@ def start_up_map(best: pd.DataFrame, limit_pct: float) -> Figure:
         ax.grid(visible=False)
     axes[0, 0].set_ylabel("cold start of a function, s")
     fig.supxlabel("seconds from decision to ready VM", fontsize="medium")
-    fig.suptitle(
-        f"cheapest scheme with at most {limit_pct:g}% late; below it the runner-up and how much dearer", fontsize=9
-    )
+    text = f"cheapest scheme with at most {limit_pct:g}% late; below it the runner-up and how much dearer"
+    fig.suptitle(text, fontsize=9)
     return finish(fig)
 
 
@@ -308,20 +286,16 @@ def hours_scatter(table: pd.DataFrame) -> Figure:
     for ax, against in zip(axes, ("reactive", "exascale"), strict=True):
         for i, trace in enumerate(table["trace"].unique()):
             data = table[table["trace"] == trace]
-            for scheme, face in (("mixed", None), ("mixed, free slot", "white")):
-                mine = data[data["scheme"] == scheme]
-                marks = {"marker": _MARKERS[i], "linestyle": "none", "color": colors()[i], "markersize": 4}
-                label = f"{trace}" if scheme == "mixed" else None
-                y = mine[f"saving_on_{against}_pct"]
-                ax.plot(mine["burstiness_pct"], y, markerfacecolor=face or colors()[i], label=label, **marks)
+            for scheme, face in (("mixed", colors()[i]), ("mixed, free slot", "white")):
+                mine, label = data[data["scheme"] == scheme], trace if scheme == "mixed" else None
+                look = marks(i, markersize=4, markerfacecolor=face, label=label)
+                ax.plot(mine["burstiness_pct"], mine[f"saving_on_{against}_pct"], **look)
         ax.axhline(0, color="0.3", linewidth=0.9)
         ax.axvline(50, color="0.4", linewidth=0.8, linestyle="--")
         ax.set(xlabel="(peak − mean) / peak of the hour, percent", xlim=(0, 100))
         ax.set_ylabel(f"saved on {against}, percent")
-    handles, labels = axes[0].get_legend_handles_labels()
-    hollow = plt.Line2D([], [], color="0.3", marker="o", linestyle="none", markerfacecolor="white", markersize=4)
-    fig.legend([*handles, hollow], [*labels, "free-slot rule"], ncols=len(labels) + 1, loc="outside upper center")
-    return finish(fig)
+    axes[0].plot([], [], "o", color="0.3", markerfacecolor="white", markersize=4, label="free-slot rule")
+    return finish(fig, axes[0], ncols=table["trace"].nunique() + 1)
 
 
 def spock(table: pd.DataFrame) -> Figure:
@@ -329,23 +303,15 @@ def spock(table: pd.DataFrame) -> Figure:
     traces = list(table["trace"].unique())
     names = ("autoscale", "X-autoscale", "spock", "ideal")
     fig, axes = plt.subplots(2, 2 * len(traces), figsize=(WIDTH_IN, 4.4), sharey="row", squeeze=False)
-    alike = {"autoscale": "reactive", "X-autoscale": "exascale", "spock": "spock"}
-    look: dict[str, Any] = {name: policy_style(other)["color"] for name, other in alike.items()} | {"ideal": "0.2"}
-    for column, (trace, policy) in enumerate((t, p) for t in traces for p in ("reactive", "predictive")):
-        data = table[table["trace"] == trace].set_index("scheme")
-        above, below = axes[:, column]
-        _percent_axis(below)
-        for i, name in enumerate(names):
-            row = data.loc[f"{name}, {policy}"]
-            above.bar(i, row["cost_ratio"], color=look[name], width=0.75)
-            height = max(float(row["slo_violation_pct"]), _FLOOR_PCT) - _FLOOR_PCT
-            below.bar(i, height, bottom=_FLOOR_PCT, color=look[name], width=0.75)
+    looks = [policy_style(name)["color"] for name in ("reactive", "exascale", "spock")] + ["0.2"]
+    columns = [(trace, policy) for trace in traces for policy in ("reactive", "predictive")]
+    for (above, below), (trace, policy) in zip(axes.T, columns, strict=True):
+        data = table[table["trace"] == trace].set_index("scheme").loc[[f"{name}, {policy}" for name in names]]
+        _bars(above, names, data["cost_ratio"], looks)
         above.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
-        above.set(title=f"{trace}\n{policy}")
-        above.set_xticks([])
-        below.set_xticks(range(len(names)), names, rotation=90)
-        for ax in (above, below):
-            ax.grid(axis="x", visible=False)
+        above.set(title=f"{trace}\n{policy}", xticks=[])
+        _percent_axis(below)
+        _bars(below, names, _violations(data["slo_violation_pct"]), looks, base=_FLOOR_PCT)
     axes[0, 0].set(ylabel="cost / functions only", ylim=(0, None))
     axes[1, 0].set_ylabel("late queries, percent")
     return finish(fig)
@@ -355,12 +321,11 @@ def functions_only(table: pd.DataFrame, crossing: float) -> Figure:
     """Draw functions only over VMs for the peak against mean / peak minute: small for hours, large for whole parts."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.0))
     for i, trace in enumerate(table["trace"].unique()):
-        data = table[table["trace"] == trace]
-        hourly = ~data["whole"]
-        marks: dict[str, Any] = {"marker": _MARKERS[i], "linestyle": "none", "color": colors()[i]}
-        ax.plot(data["mean_to_peak"][hourly], data["over_static"][hourly], markersize=4, label=trace, **marks)
-        whole: dict[str, Any] = {"markersize": 9, "markeredgecolor": "black"}
-        ax.plot(data["mean_to_peak"][~hourly], data["over_static"][~hourly], **marks, **whole)
+        hourly = (table["trace"] == trace) & ~table["whole"]
+        whole = (table["trace"] == trace) & table["whole"]
+        x, y = table["mean_to_peak"], table["over_static"]
+        ax.plot(x[hourly], y[hourly], **marks(i, markersize=4, label=trace))
+        ax.plot(x[whole], y[whole], **marks(i, markersize=9, markeredgecolor="black"))
     x = np.linspace(0, 1, 50)
     ax.plot(x, x / crossing, color="0.5", linewidth=1, linestyle=":", zorder=0)
     ax.axhline(1, color="0.3", linewidth=0.9, linestyle="--")

@@ -7,70 +7,34 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from selfserve.figures.style import WIDTH_IN, colors, finish
+from selfserve.figures.style import WIDTH_IN, colors, finish, log_axis, name_rows, series
 
-_PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
+_RATES = (1, 10, 100, 1000)
 _OPTIONS = {
-    "function": ("function", 1, "s", "--"),
-    "VM": ("VM, on demand", 0, "o", "-"),
-    "spot": ("VM, spot", 2, "^", "-."),
+    "function": ("function", 1, "s", "--"), "VM": ("VM, on demand", 0, "o", "-"), "spot": ("VM, spot", 2, "^", "-."),
     "GPU": ("GPU machine", 3, "D", ":"),
-}
-_MARKERS, _LINES = "osD^vPX", ("-", "--", "-.", ":", (0, (5, 1)))
-
-
-def _look(option: str) -> dict[str, Any]:
-    label, color, marker, line = _OPTIONS[option]
-    return {"label": label, "color": colors()[color], "marker": marker, "linestyle": line}
-
-
-def _series(i: int) -> dict[str, Any]:
-    return {"color": colors()[i], "marker": _MARKERS[i], "linestyle": _LINES[i % len(_LINES)]}
-
-
-def _log_x(ax: Axes, ticks: Any = None) -> None:
-    ax.set_xscale("log")
-    if ticks is not None:
-        ax.set_xticks(list(ticks))
-    ax.xaxis.set_major_formatter(_PLAIN)
-    ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+}  # fmt: skip
+"""Label, colour, marker and line of each option."""
 
 
 def start_up(table: pd.DataFrame) -> Figure:
     """Every start-up time by what it is of, on a logarithmic axis; hollow: what the standard scenario assumes."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.5))
-    kinds = {
-        "VM": (colors()[0], "o", "virtual machine"),
-        "function": (colors()[1], "s", "function"),
-        "load": (colors()[2], "^", "model load"),
-        "assumed": ("black", "D", "assumed here"),
-    }
-    names = list(dict.fromkeys(table["what"]))
-    seen = set()
-    for y, name in enumerate(names):
-        rows = table[table["what"] == name]
-        color, marker, label = kinds[rows["group"].iloc[0]]
-        face = "none" if label == "assumed here" else color
-        ax.plot([rows["seconds"].min(), rows["seconds"].max()], [y, y], color=color, linewidth=1, alpha=0.5)
-        ax.plot(
-            rows["seconds"],
-            [y] * len(rows),
-            marker,
-            color=color,
-            markerfacecolor=face,
-            label=None if label in seen else label,
-        )
-        seen.add(label)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    looks = {"VM": (colors()[0], "o", "virtual machine"), "function": (colors()[1], "s", "function"),
+             "load": (colors()[2], "^", "model load"), "assumed": ("black", "D", "assumed here")}  # fmt: skip
+    for y, (_, rows) in enumerate(table.groupby("what", sort=False)):
+        group, seconds = rows["group"].iloc[0], rows["seconds"]
+        color, marker, label = looks[group]
+        face = "none" if group == "assumed" else color
+        ax.plot([seconds.min(), seconds.max()], [y, y], color=color, linewidth=1, alpha=0.5)
+        ax.plot(seconds, [y] * len(rows), marker, color=color, markerfacecolor=face, label=label)
+    name_rows(ax, list(dict.fromkeys(table["what"])))
     ax.set(xlabel="seconds", xlim=(0.008, 250))
-    _log_x(ax, (0.01, 0.1, 1, 10, 100))
-    ax.grid(axis="y", visible=False)
-    fig.legend(*ax.get_legend_handles_labels(), ncols=4, loc="outside upper center")
+    log_axis(ax.xaxis, (0.01, 0.1, 1, 10, 100))
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles.keys(), ncols=4, loc="outside upper center")
     return finish(fig)
 
 
@@ -85,14 +49,9 @@ def machine_types(table: pd.DataFrame) -> Figure:
         high = (rows["spot_max_usd_per_million"] - spot).fillna(0)
         ax.errorbar(spot, y, xerr=[low, high], fmt="^", color=colors()[2], capsize=2, label="spot (bar: zones)")
         ax.plot(rows["usd_per_million"], y, "o", color=colors()[0], label="on demand")
-        extra = rows["accelerator"].where(rows["accelerator"] != "", "")
-        names = [f"{name} {card}".strip() for name, card in zip(rows["resource"], extra, strict=True)]
-        ax.set_yticks(y, names)
-        ax.invert_yaxis()
+        name_rows(ax, list((rows["resource"] + " " + rows["accelerator"]).str.strip()))
         ax.set(title=title, xlabel="US dollars per million answers", xlim=(0, rows["usd_per_million"].max() * 1.08))
-        ax.grid(axis="y", visible=False)
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=2, loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0], ncols=2)
 
 
 def constant_rates(table: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
@@ -102,20 +61,19 @@ def constant_rates(table: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(rows, 2, figsize=(WIDTH_IN, 2.35 * rows + 0.4), squeeze=False)
     for ax, model in zip(axes.flat, models, strict=False):
         mine = table[table["model"] == model]
-        for option in _OPTIONS:
-            line = mine[mine["option"] == option]
-            ax.plot(line["rate"], line["usd_per_million"], markersize=4, **_look(option))
+        for option, (label, color, marker, line) in _OPTIONS.items():
+            look: Any = {"label": label, "color": colors()[color], "marker": marker, "linestyle": line, "markersize": 4}
+            ax.plot("rate", "usd_per_million", data=mine[mine["option"] == option], **look)
         top = 2.0 * mine.loc[mine["option"] == "function", "usd_per_million"].mean()
         rate = float(crossings.set_index("model").at[model, "rate"])
         ax.axvline(rate, color="0.4", linewidth=1, linestyle=(0, (1, 1)))
         ax.set(title=f"{model} (VM from {rate:.3g}/s)", ylim=(0, top))
-        _log_x(ax, (1, 10, 100, 1000))
+        log_axis(ax.xaxis, _RATES)
     for ax in axes.flat[len(models) :]:
         ax.set_visible(False)
     fig.supxlabel("requests/s, constant", fontsize="medium")
     fig.supylabel("US dollars per million answers", fontsize="medium")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), ncols=4, loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0, 0], ncols=4)
 
 
 def regimes(table: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
@@ -124,27 +82,20 @@ def regimes(table: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
     low, high = 0.3, 5000.0
     for y, row in enumerate(table.itertuples()):
         end = high if np.isnan(row.gpu_from) else row.gpu_from
-        for left, right, option, hatch in (
-            (low, row.vm_from, "function", ""),
-            (row.vm_from, end, "VM", "///"),
-            (end, high, "GPU", ""),
-        ):
-            color = colors()[_OPTIONS[option][1]]
-            style: dict[str, Any] = {"color": color, "alpha": 0.75, "hatch": hatch, "edgecolor": "white"}
-            axes[0].barh(y, right - left, left=left, height=0.72, linewidth=0, **style)
-    places = {model: y for y, model in enumerate(table["model"])}
-    ys = [places[m] for m in simulated["model"]]
+        parts = (low, row.vm_from, "function"), (row.vm_from, end, "VM"), (end, high, "GPU")
+        for left, right, option in parts:
+            style: Any = {"color": colors()[_OPTIONS[option][1]], "hatch": "///" if option == "VM" else ""}
+            axes[0].barh(y, right - left, 0.72, left, linewidth=0, alpha=0.75, edgecolor="white", **style)
+    ys = [list(table["model"]).index(model) for model in simulated["model"]]
     axes[0].plot(simulated["rate"], ys, "D", color="black", markersize=4)
-    axes[0].set_yticks(range(len(table)), table["model"])
-    axes[0].invert_yaxis()
+    name_rows(axes[0], list(table["model"]))
     axes[0].set(xlim=(low, high), xlabel="requests/s, constant (diamond: simulated)", ylim=(len(table) - 0.4, -1.6))
-    _log_x(axes[0], (1, 10, 100, 1000))
-    for x, option, text in ((0.75, "function", "function"), (90, "VM", "VM"), (2400, "GPU", "GPU")):
-        axes[0].text(x, -0.65, text, color=colors()[_OPTIONS[option][1]], weight="bold", va="bottom", ha="center")
+    log_axis(axes[0].xaxis, _RATES)
+    for x, option in ((0.75, "function"), (90, "VM"), (2400, "GPU")):
+        axes[0].text(x, -0.65, option, color=colors()[_OPTIONS[option][1]], weight="bold", va="bottom", ha="center")
     axes[1].plot(table["busy_pct"], range(len(table)), "o", color=colors()[0])
     axes[1].set(xlabel="how busy the VM is at\nthe crossover (%)", xlim=(0, 50))
-    for ax in axes:
-        ax.grid(axis="y", visible=False)
+    axes[1].grid(axis="y", visible=False)
     return finish(fig)
 
 
@@ -154,41 +105,38 @@ def sizes(table: pd.DataFrame) -> Figure:
     floor = table["usd_per_million"].min()
     for i, (name, rows) in enumerate(table.groupby("resource", sort=False)):
         label = f"{name} ({rows['vcpu'].iloc[0]} vCPU)"
-        axes[0].plot(rows["rate"], rows["usd_per_million"], label=label, markersize=4, **_series(i))
-        axes[1].plot(rows["rate"], rows["relative"], markersize=4, **_series(i))
+        axes[0].plot(rows["rate"], rows["usd_per_million"], label=label, markersize=4, **series(i))
+        axes[1].plot(rows["rate"], rows["relative"], markersize=4, **series(i))
     axes[0].set(ylabel="US dollars per million", ylim=(0, 6 * floor))
     axes[1].axhspan(0.9, 1.1, color="0.9", zorder=0)
     axes[1].text(1.1, 1.13, "± 10%", color="0.35", va="bottom")
     axes[1].set(ylabel="cost over the smallest size", ylim=(0, 4))
     for ax in axes:
         ax.set_xlabel("requests/s, constant")
-        _log_x(ax, (1, 10, 100, 1000))
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside upper center", fontsize="small")
-    return finish(fig)
+        log_axis(ax.xaxis, _RATES)
+    return finish(fig, axes[0], ncols=4, fontsize="small")
 
 
 def memory(table: pd.DataFrame, paper: pd.DataFrame, mb_per_vcpu: float) -> Figure:
     """Time and cost of a warm invocation against memory; hollow: the paper's times, and their cost at list price."""
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.3))
-    look: Any = {model: _series(i) for i, model in enumerate(dict.fromkeys(table["model"]))}
-    for model, rows in table.groupby("model", sort=False):
-        axes[0].plot(rows["memory_mb"] / 1024, rows["time_s"], label=model, markersize=4, **look[model])
-        axes[1].plot(rows["memory_mb"] / 1024, rows["usd_per_million"], markersize=4, **look[model])
+    for i, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        axes[0].plot(rows["memory_mb"] / 1024, rows["time_s"], label=model, markersize=4, **series(i))
+        axes[1].plot(rows["memory_mb"] / 1024, rows["usd_per_million"], markersize=4, **series(i))
     for i, (name, rows) in enumerate(paper.groupby("paper_model", sort=False)):
-        style: dict[str, Any] = {"color": "0.35", "marker": _MARKERS[i], "markerfacecolor": "white", "linewidth": 0.8}
+        style = series(i) | {"color": "0.35", "linestyle": "-", "markerfacecolor": "white", "linewidth": 0.8}
         axes[0].plot(rows["gb"], rows["time_s"], label=f"{name}, paper", **style)
         axes[1].plot(rows["gb"], rows["usd_per_million"], **style)
-    axes[0].set(yscale="log", ylabel="seconds an invocation")
-    axes[0].yaxis.set_major_formatter(_PLAIN)
+    axes[0].set(ylabel="seconds an invocation")
+    log_axis(axes[0].yaxis, subs=(1,))
     axes[1].set(ylabel="US dollars per million", ylim=(0, None))
     for ax in axes:
         ax.set_xlabel("memory, GB")
         ax.axvline(mb_per_vcpu / 1024, color="0.5", linewidth=1, linestyle=":")
-        _log_x(ax, (0.5, 1, 2, 4, 10))
+        log_axis(ax.xaxis, (0.5, 1, 2, 4, 10))
     note: Any = {"transform": axes[1].get_xaxis_transform(), "ha": "right", "va": "top", "color": "0.35"}
     axes[1].text(mb_per_vcpu / 1024 * 0.94, 0.98, "1 vCPU", **note)
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside upper center", fontsize="small")
-    return finish(fig)
+    return finish(fig, axes[0], ncols=3, fontsize="small")
 
 
 def cold_starts(table: pd.DataFrame) -> Figure:
@@ -205,7 +153,7 @@ def cold_starts(table: pd.DataFrame) -> Figure:
     axes[2].set(ylabel="US dollars per million", ylim=(0, None))
     for ax in axes:
         ax.set_xlabel("mean gap, s")
-        _log_x(ax, (1, 10, 100, 1000))
+        log_axis(ax.xaxis, _RATES)
     axes[0].legend(loc="upper left", fontsize="small", handlelength=1.2)
     axes[1].legend(loc="center left", fontsize="small", handlelength=1.2)
     return finish(fig)
@@ -223,43 +171,36 @@ def boot_and_billing(rents: pd.DataFrame, bursts: pd.DataFrame) -> Figure:
     axes[0].set(xlabel="s from asking to release", ylabel="bill of one VM, cents", ylim=(0, None), xlim=(0, None))
     axes[0].legend(loc="lower right", fontsize="small")
     looks: dict[str, dict[str, Any]] = {
-        "VMs": {"color": colors()[0], "marker": "o", "linestyle": "-", "label": "VMs asked for at its start"},
-        "functions": {"color": colors()[1], "marker": "s", "linestyle": "--", "label": "functions"},
+        "VMs": series(0) | {"label": "VMs asked for at its start"}, "functions": series(1) | {"label": "functions"},
         "kept": {"color": "0.4", "marker": "", "linestyle": ":", "label": "VMs kept for an hour"},
-    }
+    }  # fmt: skip
     for option, look in looks.items():
         rows = bursts[bursts["option"] == option]
         axes[1].plot(rows["length_s"], rows["usd"], markersize=4, **look)
-        if option != "kept":
-            axes[2].plot(rows["length_s"], rows["late_pct"], markersize=4, **look)
+        axes[2].plot(rows["length_s"], rows["late_pct"], markersize=4, **look)  # none for those kept
     axes[1].set(ylabel="US dollars a burst", ylim=(0, None))
     axes[2].set(ylabel="later than 1 s, percent", ylim=(0, 105))
     for ax in axes[1:]:
         ax.set_xlabel("length of the burst, s")
-        _log_x(ax, (10, 60, 600, 3600))
-    fig.legend(*axes[1].get_legend_handles_labels(), ncols=3, loc="outside upper center")
-    return finish(fig)
+        log_axis(ax.xaxis, (10, 60, 600, 3600))
+    return finish(fig, axes[1], ncols=3)
 
 
 def spot(zones: pd.DataFrame, losses: pd.DataFrame) -> Figure:
     """Spot price by zone and interruption band, and what interruptions do to a fleet with so many spares."""
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.6), width_ratios=[1.25, 1])
-    order = zones.groupby("instance_type")["percent"].median().sort_values().index
-    bands = ["<5%", "5-10%", "10-15%", "15-20%", ">20%"]
-    shown = [band for band in bands if band in set(zones["band"])]
-    for y, name in enumerate(order):
-        rows = zones[zones["instance_type"] == name]
-        i = bands.index(rows["band"].iloc[0])
-        axes[0].plot(rows["percent"], [y] * len(rows), _MARKERS[i], color=colors()[i], markersize=4.5, alpha=0.85)
-    for i in map(bands.index, shown):
-        axes[0].plot([], [], _MARKERS[i], color=colors()[i], label=bands[i])
+    order = list(zones.groupby("instance_type")["percent"].median().sort_values().index)
+    for i, band in enumerate(("<5%", "5-10%", "10-15%", "15-20%", ">20%")):
+        if len(rows := zones[zones["band"] == band]):
+            look = series(i) | {"linestyle": "none", "markersize": 4.5, "alpha": 0.85, "label": band}
+            axes[0].plot(rows["percent"], [order.index(name) for name in rows["instance_type"]], **look)
     axes[0].set_yticks(range(len(order)), order)
     axes[0].set(xlabel="spot price, % of on demand (a mark a zone)", xlim=(0, 100))
     axes[0].legend(title="interrupted\nin a month", loc="center right")
     axes[0].grid(axis="y", visible=False)
     for i, (spare, rows) in enumerate(losses.groupby("spare")):
         label = f"{spare} ({rows['cost_pct'].iloc[0]:.0f}%)"
-        axes[1].plot(rows["interruptions"], rows["late_pct"], label=label, markersize=4, **_series(i))
+        axes[1].plot(rows["interruptions"], rows["late_pct"], label=label, markersize=4, **series(i))
     axes[1].set(xlabel="interruptions per machine-hour", ylabel="later than 1 s, percent", ylim=(0, 105))
     axes[1].set_xscale("symlog", linthresh=0.02, linscale=0.4)
     ticks = sorted(set(losses["interruptions"]))
@@ -274,31 +215,18 @@ def mean_and_peak(waves: pd.DataFrame, windows: pd.DataFrame, hybrids: pd.DataFr
     """Cost over that of VMs for the peak against mean / peak: functions alone (left), Spock's hybrids (right)."""
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.7), sharey=True, width_ratios=[1.3, 1])
     axes[0].plot(waves["mean_to_peak"], waves["cost_ratio"], color="0.25", label="on/off load, simulated")
-    names = list(dict.fromkeys(windows["trace"].str.removesuffix("-twin")))
-    for i, name in enumerate(names):
-        rows = windows[windows["trace"].str.removesuffix("-twin") == name]
-        style = {"color": colors()[i], "marker": _MARKERS[i], "linestyle": "none"}
-        whole = rows[rows["hours"] == 0]
-        part = rows[rows["hours"] > 0]
-        axes[0].plot(part["mean_to_peak"], part["cost_ratio"], markersize=3, alpha=0.35, **style)
-        axes[0].plot(
-            whole["mean_to_peak"], whole["cost_ratio"], markersize=8, markeredgecolor="black", label=name, **style
-        )
+    windows, hybrids = (t.assign(trace=t["trace"].str.removesuffix("-twin")) for t in (windows, hybrids))
+    for i, (name, rows) in enumerate(windows.groupby("trace", sort=False)):
+        whole, style = rows["hours"] == 0, series(i) | {"linestyle": "none"}
+        x, y = rows["mean_to_peak"], rows["cost_ratio"]
+        axes[0].plot(x[~whole], y[~whole], markersize=3, alpha=0.35, **style)
+        axes[0].plot(x[whole], y[whole], markersize=8, markeredgecolor="black", label=name, **style)
+        for scheme, fill in (("Spock, reactive", "white"), ("Spock, predictive", colors()[i])):
+            row = hybrids[(hybrids["trace"] == name) & (hybrids["scheme"] == scheme)]
+            axes[1].plot(row["mean_to_peak"], row["cost_ratio"], markerfacecolor=fill, markersize=7, **style)
     axes[0].axvline(crossing, color="0.5", linewidth=1, linestyle=":")
     axes[0].text(crossing + 0.015, 0.05, f"mean / peak {crossing:.2f}", color="0.3", va="bottom")
     axes[0].set(ylabel="cost over VMs for the peak", title="functions only")
-    for i, name in enumerate(names):
-        rows = hybrids[hybrids["trace"].str.removesuffix("-twin") == name]
-        for scheme, fill in (("Spock, reactive", "white"), ("Spock, predictive", colors()[i])):
-            row = rows[rows["scheme"] == scheme]
-            axes[1].plot(
-                row["mean_to_peak"],
-                row["cost_ratio"],
-                _MARKERS[i],
-                color=colors()[i],
-                markerfacecolor=fill,
-                markersize=7,
-            )
     axes[1].plot([], [], "o", color="0.3", markerfacecolor="white", label="reactive")
     axes[1].plot([], [], "o", color="0.3", label="predictive")
     axes[1].set(title="Spock: VMs and functions")
@@ -306,5 +234,4 @@ def mean_and_peak(waves: pd.DataFrame, windows: pd.DataFrame, hybrids: pd.DataFr
     for ax in axes:
         ax.axhline(1, color="0.5", linewidth=1)
         ax.set(xlabel="mean / peak minute", xlim=(0, 1.02), ylim=(0, 3), xticks=(0.2, 0.4, 0.6, 0.8, 1))
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=4, loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0], ncols=4)

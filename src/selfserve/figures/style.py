@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 WIDTH_IN = 7.0
-"""Width of a figure over both columns of a paper; ``COLUMN_IN`` is that of one column."""
-COLUMN_IN = 3.4
-
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
+"""Width of a figure over both columns of a paper."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2)))
 
 _POLICIES = (
     "bound", "clairvoyant", "static", "reactive", "util_aware", "exascale", "mixed", "spock", "paragon", "mark",
@@ -33,21 +34,10 @@ def use_style() -> None:
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")  # matplotlib stamps PDFs with it instead of the time of day
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=1.05)
     mpl.rcParams.update(
-        {
-            "figure.figsize": (WIDTH_IN, 3.2),
-            "figure.constrained_layout.use": True,
-            "figure.dpi": 110,
-            "axes.grid": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.color": "0.9",
-            "legend.frameon": False,
-            "lines.markersize": 5,
-            "pdf.fonttype": 42,
-            "ps.fonttype": 42,
-            "svg.hashsalt": "selfserve",
-        }
-    )
+        {"figure.figsize": (WIDTH_IN, 3.2), "figure.constrained_layout.use": True, "figure.dpi": 110, "axes.grid": True,
+         "axes.spines.top": False, "axes.spines.right": False, "grid.color": "0.9", "legend.frameon": False,
+         "lines.markersize": 5, "pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "selfserve"}
+    )  # fmt: skip
 
 
 def colors() -> list[tuple[float, float, float]]:
@@ -66,8 +56,8 @@ def policy_style(name: str) -> dict[str, Any]:
     palette = colors()
     return {
         "color": palette[place % len(palette)],
-        "marker": _MARKERS[(place + place // len(palette)) % len(_MARKERS)],
-        "linestyle": _LINES[(place // 2 + place) % len(_LINES)],
+        "marker": MARKERS[(place + place // len(palette)) % len(MARKERS)],
+        "linestyle": LINES[(place // 2 + place) % len(LINES)],
     }
 
 
@@ -79,10 +69,8 @@ def results_dir() -> Path:
     if configured := os.environ.get("SELFSERVE_RESULTS"):
         return Path(configured)
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "run_all.sh").is_file():
-            return folder / "results"
-    return here / "results"
+    roots = (folder for folder in (here, *here.parents) if (folder / "run_all.sh").is_file())
+    return next(roots, here) / "results"
 
 
 def save_figure(fig: Figure, name: str, data: pd.DataFrame | Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -91,23 +79,24 @@ def save_figure(fig: Figure, name: str, data: pd.DataFrame | Mapping[str, pd.Dat
     The same figure and data give the same bytes. Several tables (a mapping) become ``NAME_KEY.csv`` each.
     """
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
-    folder = results_dir() / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.pdf", folder / f"{name}.png"]
+    paths = [_path("figures", f"{name}.pdf"), _path("figures", f"{name}.png")]
     for path in paths:
         part = path.with_name(f".{path.stem}.part{path.suffix}")
         metadata = {"Creator": None, "Producer": None} if path.suffix == ".pdf" else {"Software": None}
         fig.savefig(part, dpi=200, metadata=metadata)
         part.replace(path)
     tables = {name: data} if isinstance(data, pd.DataFrame) else {f"{name}_{key}": table for key, table in data.items()}
-    return paths + [_write_csv(table, folder / f"{stem}.csv") for stem, table in tables.items()]
+    return paths + [_write_csv(table, _path("figures", f"{stem}.csv")) for stem, table in tables.items()]
 
 
 def save_table(frame: pd.DataFrame, name: str) -> Path:
     """Write ``tables/NAME.csv`` and return its path."""
-    folder = results_dir() / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write_csv(frame, folder / f"{name}.csv")
+    return _write_csv(frame, _path("tables", f"{name}.csv"))
+
+
+def _path(folder: str, file: str) -> Path:
+    (results_dir() / folder).mkdir(parents=True, exist_ok=True)
+    return results_dir() / folder / file
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
@@ -118,7 +107,41 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def finish(fig: Figure) -> Figure:
-    """Close the figure in pyplot, so that a notebook shows it once and long runs hold no open figures."""
+def series(i: int) -> dict[str, Any]:
+    """Return ``color``, ``marker`` and ``linestyle`` of the i-th line of a figure."""
+    return {"color": colors()[i], "marker": "osD^vPX"[i], "linestyle": LINES[i]}
+
+
+def marks(i: int, **more: Any) -> dict[str, Any]:
+    """Return the look of the i-th cloud of points of a figure."""
+    return {"color": colors()[i], "marker": MARKERS[i], "linestyle": "none", **more}
+
+
+def log_axis(axis: Axis, ticks: Sequence[float] | None = None, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """Make an axis logarithmic with plain numbers at ``ticks``, else at ``subs`` of every decade."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    if ticks is None:
+        axis.set_major_locator(LogLocator(subs=subs))
+    else:
+        axis.set_ticks(list(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_rows(ax: Axes, names: Sequence[str], **text: Any) -> None:
+    """Write the names of rows 0, 1, .. along the vertical axis, the first on top, without grid lines."""
+    ax.set_yticks(range(len(names)), names, **text)
+    ax.grid(axis="y", visible=False)
+    if not ax.yaxis_inverted():
+        ax.invert_yaxis()
+
+
+def finish(fig: Figure, legend: Axes | None = None, **options: Any) -> Figure:
+    """Close the figure in pyplot, so that a notebook shows it once and long runs hold no open figures.
+
+    With ``legend`` the labels of these axes stand above the figure; ``options`` are those of matplotlib's legend.
+    """
+    if legend is not None:
+        fig.legend(*legend.get_legend_handles_labels(), loc="outside upper center", **options)
     plt.close(fig)
     return fig

@@ -7,30 +7,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import WIDTH_IN, colors, finish
+from selfserve.figures.style import LINES, MARKERS, WIDTH_IN, colors, finish, name_rows, series
 
 _TRACES = ("WITS", "berkeley", "twitter", "twitter_hour", "azure_code", "wiki_like")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _STATISTICS = {
-    "mean": "mean",
-    "median": "median",
-    "peak": "peak",
-    "peak_to_median": "peak / median",
-    "burstiness": "(peak − mean) / peak",
-    "dispersion_1s": "dispersion at 1 s",
-    "dispersion_60s": "dispersion at 60 s",
-}
+    "mean": "mean", "median": "median", "peak": "peak", "peak_to_median": "peak / median",
+    "burstiness": "(peak − mean) / peak", "dispersion_1s": "dispersion at 1 s", "dispersion_60s": "dispersion at 60 s",
+}  # fmt: skip
 
 
 def trace_style(name: str) -> dict[str, Any]:
     """Return ``color``, ``marker`` and ``linestyle`` of a trace; its twin looks the same."""
     base = name.removesuffix("-twin")
     i = _TRACES.index(base) if base in _TRACES else len(_TRACES)
-    return {"color": colors()[i], "marker": _MARKERS[i], "linestyle": _LINES[i]}
+    return {"color": colors()[i], "marker": MARKERS[i], "linestyle": LINES[i]}
 
 
 def traces_over_time(shapes: pd.DataFrame, splits: pd.DataFrame) -> Figure:
@@ -44,31 +36,17 @@ def traces_over_time(shapes: pd.DataFrame, splits: pd.DataFrame) -> Figure:
         ax.plot(data["hour"], data["mean"], color=color, linewidth=1)
         top = data["high"].max() * 1.22
         ax.set(title=name, xlim=(0, data["hour"].iloc[-1]), ylim=(0, top))
-        _draw_splits(ax, splits[splits["trace"] == name])
+        parts, shade = splits[splits["trace"] == name], {"train": "none", "validate": "0.83", "evaluate": "0.94"}
+        for row in parts[parts["end_h"] > parts["start_h"]].itertuples():  # shaded, and named along the panel's top
+            ax.axvspan(row.start_h, row.end_h, color=shade[row.split], zorder=0, linewidth=0)
+            text = "val." if row.end_h - row.start_h < 0.2 * parts["end_h"].max() else row.split
+            at: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
+            ax.text((row.start_h + row.end_h) / 2, 0.98, text, fontsize="small", **at)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     fig.supxlabel("hours since the trace's start", fontsize="medium")
     fig.supylabel("requests/s (line: mean of a minute; band: its lowest and highest second)", fontsize="medium")
     return finish(fig)
-
-
-def _draw_splits(ax: Axes, splits: pd.DataFrame) -> None:
-    """Shade validation and evaluation and name each part along the top of the panel."""
-    shade = {"train": "none", "validate": "0.83", "evaluate": "0.94"}
-    span = splits["end_h"].max()
-    for row in splits.itertuples():
-        if row.end_h > row.start_h:
-            ax.axvspan(row.start_h, row.end_h, color=shade[row.split], zorder=0, linewidth=0)
-            short = row.end_h - row.start_h < 0.2 * span
-            ax.text(
-                (row.start_h + row.end_h) / 2,
-                0.98,
-                "val." if short else row.split,
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="top",
-                fontsize="small",
-            )
 
 
 def day_shape(table: pd.DataFrame) -> Figure:
@@ -88,24 +66,18 @@ def burstiness_scatter(hours: pd.DataFrame, whole: pd.DataFrame, threshold_pct: 
     """Draw dispersion at 60 s against (peak - mean) / peak: small for each hour, large for the whole trace."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.8))
     for row in whole.itertuples():
-        style = trace_style(row.trace)
-        style.pop("linestyle")
+        style = {key: value for key, value in trace_style(row.trace).items() if key != "linestyle"}
         data = hours[hours["trace"] == row.trace]
         ax.scatter(data["burstiness_pct"], data["dispersion_60s"], s=9, alpha=0.45, **style)
-        x = 100 * row.burstiness
-        ax.scatter([x], [row.dispersion_60s], s=75, edgecolor="black", zorder=3, label=row.trace, **style)
+        look: dict[str, Any] = {"s": 75, "edgecolor": "black", "zorder": 3, "label": row.trace, **style}
+        ax.scatter([100 * row.burstiness], [row.dispersion_60s], **look)
     ax.axvline(threshold_pct, color="0.4", linestyle="--", linewidth=1)
     note: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "va": "top"}
     ax.text(threshold_pct + 0.5, 0.98, f"{threshold_pct:.0f}%", **note)
     ax.text(1, 0.98, "large: whole trace\nsmall: each hour", **note)
-    ax.set(
-        xlabel="(peak − mean) / peak, percent",
-        ylabel="variance / mean of requests in 60 s",
-        yscale="log",
-        xlim=(0, 100),
-    )
-    fig.legend(*ax.get_legend_handles_labels(), ncols=4, loc="outside upper center")
-    return finish(fig)
+    ax.set(xlabel="(peak − mean) / peak, percent", xlim=(0, 100))
+    ax.set(ylabel="variance / mean of requests in 60 s", yscale="log")
+    return finish(fig, ax, ncols=4)
 
 
 def twin_closeness(table: pd.DataFrame) -> Figure:
@@ -117,13 +89,10 @@ def twin_closeness(table: pd.DataFrame) -> Figure:
     for i, name in enumerate(names):
         data, style = table[table["trace"] == name], trace_style(name)
         y = data["statistic"].map(list(_STATISTICS).index) + (i - (len(names) - 1) / 2) * 0.15
-        color, marker = style["color"], style["marker"]
-        spread = {"fmt": "none", "ecolor": color, "elinewidth": 1, "alpha": 0.6, "capsize": 2}
+        spread: Any = {"fmt": "none", "ecolor": style["color"], "elinewidth": 1, "alpha": 0.6, "capsize": 2}
         ax.errorbar(data["other_seeds_mean"], y, xerr=data["other_seeds_sd"], **spread)
-        ax.plot(data["ratio"], y, linestyle="none", color=color, marker=marker, markersize=6, label=name)
-    ax.set_yticks(range(len(_STATISTICS)), list(_STATISTICS.values()))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
+        ax.plot(data["ratio"], y, markersize=6, label=name, **style | {"linestyle": "none"})
+    name_rows(ax, list(_STATISTICS.values()))
     ax.set_xlabel("twin / original\n(marker: the twin; bar: mean ± s.d. over other seeds; grey: ±10%)")
     ax.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.4, 1.0), columnspacing=1.2)
     return finish(fig)
@@ -132,10 +101,7 @@ def twin_closeness(table: pd.DataFrame) -> Figure:
 def twin_detail(excerpts: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
     """Draw, for each trace, its busiest minutes by the second (original, where known, and twin) and its memory."""
     names, sides = excerpts["trace"].unique(), list(excerpts["side"].unique())
-    looks = {
-        "original": {"color": colors()[0], "linestyle": "-", "marker": "o"},
-        "twin": {"color": colors()[1], "linestyle": "--", "marker": "s"},
-    }
+    looks = {"original": series(0), "twin": series(1)}
     shape = (len(names), len(sides) + 1)
     fig, axes = plt.subplots(*shape, figsize=(WIDTH_IN, 1.45 * len(names) + 0.3), squeeze=False)
     for row, name in zip(axes, names, strict=True):
@@ -145,9 +111,8 @@ def twin_detail(excerpts: pd.DataFrame, correlations: pd.DataFrame) -> Figure:
             ax.plot(piece["second"] / 60, piece["requests"], color=looks[side]["color"], linewidth=0.7)
             ax.set(ylim=(0, top), xlim=(0, (piece["second"].max() + 1) / 60))
             memory = correlations[(correlations["trace"] == name) & (correlations["side"] == side)]
-            row[-1].plot(
-                memory["lag_s"], memory["autocorrelation"], label=side, markersize=3, linewidth=1, **looks[side]
-            )
+            look = looks[side] | {"label": side, "markersize": 3, "linewidth": 1}
+            row[-1].plot(memory["lag_s"], memory["autocorrelation"], **look)
         row[0].set_ylabel(f"{name}\nrequests/s")
         row[-1].set(xscale="log", ylim=(-0.12, 1), xlim=(0.8, 5000))
     for ax, title in zip(axes[0], [*sides, "autocorrelation"], strict=True):
@@ -167,10 +132,9 @@ def class_drift(table: pd.DataFrame) -> Figure:
         for i, (name, data) in enumerate(table[table["drift"] == drift].groupby("class", sort=False)):
             for n, (_, line) in enumerate(data.groupby("seed")):
                 width, label = (0.8, None) if n else (1.6, str(name))
-                look = {"color": colors()[i], "linestyle": _LINES[i], "linewidth": width, "label": label}
+                look = {"color": colors()[i], "linestyle": LINES[i], "linewidth": width, "label": label}
                 ax.plot(line["hour"], 100 * line["share"], **look)
         ax.set(title=f"share_drift = {drift:g}", xlabel="hours into the window", ylim=(0, 100))
         ax.set(xlim=(0, table["hour"].max()), xticks=np.arange(0, table["hour"].max() + 0.5, 2))
     axes[0].set_ylabel("share of requests, percent")
-    fig.legend(*axes[0].get_legend_handles_labels(), ncols=6, loc="outside upper center")
-    return finish(fig)
+    return finish(fig, axes[0], ncols=6)
