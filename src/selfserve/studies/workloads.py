@@ -6,6 +6,8 @@ Every function returns a tidy table; ``traces`` is what :func:`shown` returns.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,21 +39,18 @@ def statistics_table(traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Return one row a trace: length, rates (requests/s), burstiness, dispersion and autocorrelation."""
     rows = []
     for trace in traces.values():
-        facts = describe(trace)
-        lags = facts.pop("autocorrelation")
-        del facts["day_shape"], facts["exact_times"]
-        assert isinstance(lags, dict)
-        row = {"trace": facts.pop("name"), "hours": trace.seconds / 3600, **facts}
-        rows.append(row | {f"autocorrelation_{lag}s": lags[lag] for lag in (1, 60, 3600)})
-    return pd.DataFrame(rows).drop(columns="seconds")
+        facts: dict[str, Any] = describe(trace)
+        row = {"trace": facts["name"], "hours": trace.seconds / 3600} | facts
+        rows.append(row | {f"autocorrelation_{lag}s": facts["autocorrelation"][lag] for lag in (1, 60, 3600)})
+    return pd.DataFrame(rows).drop(columns=["name", "seconds", "autocorrelation", "day_shape", "exact_times"])
 
 
-def shapes(traces: Mapping[str, Trace], width_s: int = 60) -> pd.DataFrame:
-    """Return requests/s over time: mean, lowest and highest second of each ``width_s`` seconds."""
+def shapes(traces: Mapping[str, Trace]) -> pd.DataFrame:
+    """Return requests/s over time: mean, lowest and highest second of each minute."""
     parts = []
     for name, trace in traces.items():
-        seconds = trace.counts[: trace.seconds // width_s * width_s].reshape(-1, width_s)
-        hour = np.arange(len(seconds)) * width_s / 3600
+        seconds = trace.counts[: trace.seconds // 60 * 60].reshape(-1, 60)
+        hour = np.arange(len(seconds)) * 60 / 3600
         columns = {"mean": seconds.mean(axis=1), "low": seconds.min(axis=1), "high": seconds.max(axis=1)}
         parts.append(pd.DataFrame({"trace": name, "hour": hour, **columns}))
     return pd.concat(parts, ignore_index=True)
@@ -59,21 +58,20 @@ def shapes(traces: Mapping[str, Trace], width_s: int = 60) -> pd.DataFrame:
 
 def splits(traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Return what part of each trace serves for training, validation and evaluation, in hours."""
-    return pd.DataFrame(
-        [
-            {"trace": name, "split": split, "start_h": a / 3600, "end_h": b / 3600}
-            for name, trace in traces.items()
-            for split, (a, b) in split_ranges(trace).items()
-        ]
-    )
+    rows = [
+        (name, split, a / 3600, b / 3600)
+        for name, trace in traces.items()
+        for split, (a, b) in split_ranges(trace).items()
+    ]
+    return pd.DataFrame(rows, columns=["trace", "split", "start_h", "end_h"])
 
 
-def day_shapes(traces: Mapping[str, Trace], least_hours: int = 12) -> pd.DataFrame:
-    """Return hourly means over the trace's mean, by hour since its start, for traces of at least ``least_hours``."""
+def day_shapes(traces: Mapping[str, Trace]) -> pd.DataFrame:
+    """Return hourly means over the trace's mean, by hour since its start, for traces of at least 12 hours."""
     rows = []
     for name, trace in traces.items():
         hours = trace.counts[: trace.seconds // 3600 * 3600].reshape(-1, 3600).mean(axis=1)
-        if len(hours) >= least_hours:
+        if len(hours) >= 12:
             rows += [(name, hour, rate, rate / trace.counts.mean()) for hour, rate in enumerate(hours)]
     return pd.DataFrame(rows, columns=["trace", "hour", "mean", "relative"])
 
@@ -96,20 +94,14 @@ def burstiness_claim(traces: Mapping[str, Trace]) -> pd.DataFrame:
         paper = PAPER_BURSTINESS_PCT.get(name.removesuffix("-twin"), np.nan)
         measured = 100 * burstiness(trace.counts)
         hours = hourly_burstiness({name: trace})["burstiness_pct"]
-        rows.append(
-            {
-                "trace": name,
-                "paper_pct": paper,
-                "measured_pct": measured,
-                "above_threshold": measured > THRESHOLD_PCT,
-                "same_side": None if np.isnan(paper) else (paper > THRESHOLD_PCT) == (measured > THRESHOLD_PCT),
-                "hours_above_pct": 100 * float((hours > THRESHOLD_PCT).mean()),
-            }
-        )
-    return pd.DataFrame(rows)
+        above = measured > THRESHOLD_PCT
+        same_side = None if np.isnan(paper) else (paper > THRESHOLD_PCT) == above
+        rows.append((name, paper, measured, above, same_side, 100 * float((hours > THRESHOLD_PCT).mean())))
+    columns = ["trace", "paper_pct", "measured_pct", "above_threshold", "same_side", "hours_above_pct"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def twin_closeness(traces: Mapping[str, Trace], other_seeds: int = 10) -> pd.DataFrame:
+def twin_closeness(traces: Mapping[str, Trace], other_seeds: int) -> pd.DataFrame:
     """Return each statistic of each twin over its original, and the same for seeds that the fit did not pick.
 
     The originals' statistics come from ``traces`` where it has them, else from the recipes (``source``).
@@ -121,20 +113,13 @@ def twin_closeness(traces: Mapping[str, Trace], other_seeds: int = 10) -> pd.Dat
         twin = load_trace(name)
         ratios, own = closeness(twin, targets), statistics(twin)
         others = pd.DataFrame([closeness(generate(name, recipe, 1000 + s), targets) for s in range(other_seeds)])
+        base, source = name.removesuffix("-twin"), "recipe" if original is None else "trace"
         rows += [
-            {
-                "trace": name.removesuffix("-twin"),
-                "statistic": key,
-                "original": targets[key],
-                "twin": own[key],
-                "ratio": ratio,
-                "other_seeds_mean": others[key].mean(),
-                "other_seeds_sd": others[key].std(),
-                "source": "recipe" if original is None else "trace",
-            }
+            (base, key, targets[key], own[key], ratio, others[key].mean(), others[key].std(), source)
             for key, ratio in ratios.items()
         ]
-    return pd.DataFrame(rows)
+    columns = ["trace", "statistic", "original", "twin", "ratio", "other_seeds_mean", "other_seeds_sd", "source"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _sides(traces: Mapping[str, Trace]) -> list[tuple[str, str, Trace]]:
@@ -143,40 +128,38 @@ def _sides(traces: Mapping[str, Trace]) -> list[tuple[str, str, Trace]]:
     return originals + [(name.removesuffix("-twin"), "twin", load_trace(name)) for name in TWINS]
 
 
-def twin_excerpts(traces: Mapping[str, Trace], length_s: int = 600) -> pd.DataFrame:
-    """Return the requests of every second in a trace's busiest ``length_s``, original and twin."""
+def twin_excerpts(traces: Mapping[str, Trace]) -> pd.DataFrame:
+    """Return the requests of every second in a trace's busiest ten minutes, original and twin."""
     parts = []
     for name, side, trace in _sides(traces):
         recipe = load_recipe(f"{name}-twin")
-        start = min(int(np.argmax(recipe.knots)) * recipe.knot_s, trace.seconds - length_s)
-        piece = {"second": np.arange(length_s), "requests": trace.counts[start : start + length_s]}
+        start = min(int(np.argmax(recipe.knots)) * recipe.knot_s, trace.seconds - 600)
+        piece = {"second": np.arange(600), "requests": trace.counts[start : start + 600]}
         parts.append(pd.DataFrame({"trace": name, "side": side, "start_s": start, **piece}))
     return pd.concat(parts, ignore_index=True)
 
 
-def twin_autocorrelation(traces: Mapping[str, Trace], lags_s: Sequence[int] = LAGS_S) -> pd.DataFrame:
+def twin_autocorrelation(traces: Mapping[str, Trace]) -> pd.DataFrame:
     """Return the autocorrelation of counts per second at each lag up to a quarter of the trace, original and twin."""
     rows = [
         (name, side, lag, autocorrelation(trace.counts, lag))
         for name, side, trace in _sides(traces)
-        for lag in lags_s
+        for lag in LAGS_S
         if lag <= trace.seconds / 4
     ]
     return pd.DataFrame(rows, columns=["trace", "side", "lag_s", "autocorrelation"])
 
 
-def scaling(traces: Mapping[str, Trace], load_machines: Sequence[float] = (5, 20), seed: int = 0) -> pd.DataFrame:
-    """Return factor, rate and relative spread of each trace scaled to the standard scenario on so many machines."""
+def scaling(traces: Mapping[str, Trace], seed: int) -> pd.DataFrame:
+    """Return factor, rate and relative spread of each trace scaled to the standard scenario on 5 and on 20 machines."""
     rows = []
-    for name, trace in traces.items():
-        for machines in load_machines:
-            workload = make_workload(trace, load_scenario("standard", {"load_machines": machines}), seed=seed)
-            row = {"trace": name, "load_machines": machines, "rate_scale": workload.rate_scale}
-            spread = {"cv_before": trace.counts.std() / trace.counts.mean()}
-            spread["cv_after"] = workload.counts.std() / workload.counts.mean()
-            peaks = {"mean": workload.counts.mean(), "peak": workload.counts.max(), "requests": workload.counts.sum()}
-            rows.append(row | peaks | spread | {"burstiness_pct": 100 * burstiness(workload.counts)})
-    return pd.DataFrame(rows)
+    for (name, trace), machines in product(traces.items(), (5, 20)):
+        workload = make_workload(trace, load_scenario("standard", {"load_machines": machines}), seed=seed)
+        before, after = trace.counts, workload.counts
+        spread = before.std() / before.mean(), after.std() / after.mean(), 100 * burstiness(after)
+        rows.append((name, machines, workload.rate_scale, after.mean(), after.max(), after.sum(), *spread))
+    columns = ["trace", "load_machines", "rate_scale", "mean", "peak", "requests", "cv_before", "cv_after"]
+    return pd.DataFrame(rows, columns=[*columns, "burstiness_pct"])
 
 
 def class_drift(
@@ -184,14 +167,11 @@ def class_drift(
 ) -> pd.DataFrame:
     """Return the class shares of the standard scenario minute by minute for several drifts and seeds."""
     trace, parts = load_trace("wiki_like"), []
-    for drift in drifts:
+    for drift, seed in product(drifts, seeds):
         scenario = load_scenario("standard", {"workload.share_drift": drift})
-        for seed in seeds:
-            table = make_workload(trace, scenario, 0, hours * 3600, seed).thresholds
-            table = np.vstack([table, np.repeat(table[-1:], hours * 60 - len(table), axis=0)])  # the last row goes on
-            share = np.diff(table, axis=1, prepend=0) / 65536
-            wide = pd.DataFrame(share, columns=[c.name for c in scenario.classes]).assign(
-                hour=np.arange(len(share)) / 60
-            )
-            parts.append(wide.melt("hour", var_name="class", value_name="share").assign(drift=drift, seed=seed))
+        table = make_workload(trace, scenario, 0, hours * 3600, seed).thresholds
+        table = np.vstack([table, np.repeat(table[-1:], hours * 60 - len(table), axis=0)])  # the last row goes on
+        wide = pd.DataFrame(np.diff(table, axis=1, prepend=0) / 65536, columns=[c.name for c in scenario.classes])
+        long = wide.assign(hour=np.arange(len(wide)) / 60).melt("hour", var_name="class", value_name="share")
+        parts.append(long.assign(drift=drift, seed=seed))
     return pd.concat(parts, ignore_index=True)
