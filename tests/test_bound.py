@@ -14,6 +14,7 @@ from selfserve.bound import bound, oracle_for, short_slots
 from selfserve.bound.certificate import Prices, repair, value
 from selfserve.bound.counting import coarsen, count_slots
 from selfserve.bound.luck import RISK, credit
+from selfserve.bound.options import Combo
 from selfserve.bound.plan import Plan, make_plans
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.solver import solve
@@ -153,17 +154,25 @@ def relaxed(
     return relax(scenario, counts, pools, **(settings | others))  # type: ignore[arg-type]
 
 
-def test_any_prices_prove_a_bound():
+COMBOS = (
+    Combo(1, (0, 2), (1.0, 0.3), 71.8),
+    Combo(2, (0, 1, 2), (1.0, 1.0, 1.0), 72.3),
+    Combo(1, (0, 1), (1.0, 0.2), 70.9),
+)
+
+
+@pytest.mark.parametrize("combos", [(), COMBOS])
+def test_any_prices_prove_a_bound(combos):
     rng = np.random.default_rng(1)
     for allowed in (np.zeros(3), np.array([0.01, 0.1, 0.3])):
-        r = relaxed(busy(), window(rng), violations=allowed)
+        r = relaxed(busy(), window(rng), violations=allowed, combos=combos)
         x = solve(r)
         assert value(r, repair(r, x.prices)) == EXACTLY(x.usd, rel=1e-7)
         for _ in range(200):
             scale = 10 ** rng.uniform(-3, 1)
             noise = [p * rng.lognormal(0, scale, p.shape) for p in vars(x.prices).values()]
             assert value(r, repair(r, Prices(*noise))) <= x.usd * (1 + 1e-9)
-            wild = [rng.normal(0, abs(p).max() + 1e-9, p.shape) for p in vars(x.prices).values()]
+            wild = [rng.normal(0, abs(p).max(initial=1e-9), p.shape) for p in vars(x.prices).values()]
             assert value(r, repair(r, Prices(*wild))) <= x.usd * (1 + 1e-9)
 
 
@@ -183,13 +192,14 @@ def test_dominated_options_change_nothing():
         pool_of("fn", (0.06, 0.12, 0.22), "function"),
         pool_of("slow", (0.09, 0.18, 0.4), "function", usd_per_busy_hour=0.06),
     ))  # fmt: skip
-    few, all_ = relaxed(wide, workload), relaxed(wide, workload, pruned=False)
-    assert sum(map(len, few.options)) < sum(map(len, all_.options)) / 2
-    assert solve(few).usd == EXACTLY(solve(all_).usd, rel=1e-7)
+    for combos in ((), COMBOS):
+        few, all_ = relaxed(wide, workload, combos=combos), relaxed(wide, workload, combos=combos, pruned=False)
+        assert sum(map(len, few.options)) < sum(map(len, all_.options)) / 2
+        assert solve(few).usd == EXACTLY(solve(all_).usd, rel=1e-7)
 
 
 def test_prices_of_linking_rows_prove_as_much():
-    r = relaxed(busy(), window(np.random.default_rng(4)), violations=np.array([0.02, 0.05, 0.1]))
+    r = relaxed(busy(), window(np.random.default_rng(4)), violations=np.array([0.02, 0.05, 0.1]), combos=COMBOS)
     x = solve(r)
     assert solve(r, x.links).usd == EXACTLY(x.usd, rel=1e-6)
 
@@ -197,9 +207,9 @@ def test_prices_of_linking_rows_prove_as_much():
 def test_pieces_with_prices_at_their_borders_prove_nearly_as_much_as_the_whole(monkeypatch):
     monkeypatch.setattr(short_slots, "PIECE", 50)
     scenario, workload = busy(), window(np.random.default_rng(13), 600, 100.0)
-    for allowed in (np.zeros(3), np.array([0.02, 0.05, 0.1])):
-        short = relaxed(scenario, workload, 1.0, violations=allowed)
-        long = relaxed(scenario, workload, 1.0, 10, violations=allowed)
+    for allowed, combos in ((np.zeros(3), ()), (np.array([0.02, 0.05, 0.1]), ()), (np.zeros(3), COMBOS)):
+        short = relaxed(scenario, workload, 1.0, violations=allowed, combos=combos)
+        long = relaxed(scenario, workload, 1.0, 10, violations=allowed, combos=combos)
         x, whole = solve(long), solve(short).usd
         prices = short_slots.piecewise_prices(short, x.links, long, repair(long, x.prices))
         assert x.usd < value(short, repair(short, prices)) <= whole * (1 + 1e-9)
@@ -245,6 +255,20 @@ def test_a_steady_load_costs_its_work():
     found = bound(workload_of(counts), scenario)
     assert found.total_usd == EXACTLY(100 * batched / 2 * 0.085, rel=0.01)
     assert found.split == {"vm": EXACTLY(found.total_usd)}
+
+
+@pytest.mark.parametrize("visits", [(1.0, 0.25), (1.0, 1.0)])
+def test_a_combination_costs_the_work_of_its_stages(visits):
+    scenario = scenario_of(unbatched(pool_of("vm", (0.1, 0.4, 0.7))), slos_s=(5.0,), warmup_s=100.0)
+    demanding = replace(scenario, classes=(replace(scenario.classes[0], min_accuracy_pct=71.5),))
+    workload, combo = workload_of(np.full(3700, 20)), Combo(0, (0, 1), visits, 71.6)
+    found = bound(workload, demanding, combos=[combo])
+    assert found.total_usd == EXACTLY(20 * (0.1 + visits[1] * 0.4) * 0.085, rel=0.01)
+    assert sum(found.split.values()) == EXACTLY(found.total_usd, rel=1e-6)
+    # one model must be the best one; a combination below the floor is no help
+    single = bound(workload, demanding).total_usd
+    assert single == EXACTLY(20 * 0.7 * 0.085, rel=0.01)
+    assert bound(workload, demanding, combos=[replace(combo, accuracy=71.4)]).total_usd == EXACTLY(single, rel=1e-6)
 
 
 def test_fewer_resources_or_violations_cost_more():

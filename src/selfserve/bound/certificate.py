@@ -1,9 +1,9 @@
 """A lower bound from any prices: what the solver returns is repaired and valued, so that its tolerances cannot hurt.
 
-With prices ``capacity`` (per slot-second), ``launch``, ``flow`` (per request) and ``mean`` for the rows of
+With prices ``capacity`` (per slot-second), ``launch``, ``flow`` (per request), ``mean`` and ``later`` for the rows of
 ``relaxation``, and the best one for its budgets, weak duality gives for every feasible point
 
-  cost >= sum flow arrivals - sum mean loose - sum budget allowed + sum over variables of min(d lower, d upper),
+  cost >= sum flow arrivals - sum (mean, later) loose - sum budget allowed + sum over variables of min(d low, d high),
 
 d being a variable's cost less its rows at these prices. Variables without an upper limit need d >= 0: prices are
 lowered until that holds.
@@ -30,6 +30,7 @@ class Prices:
     launch: np.ndarray  #: [T, V] per launch; the first slot has no such row
     flow: np.ndarray  #: [T, K] per request
     mean: np.ndarray  #: [windows] per accuracy point
+    later: np.ndarray  #: [later stages] per request
 
 
 def _inside(r: Relaxation, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,13 +64,19 @@ def repair(r: Relaxation, prices: Prices) -> Prices:
     capacity = np.where(free, np.minimum(capacity, room), capacity)  # a limit pays for d < 0
     flow = prices.flow.copy()
     per_point, target = _inside(r, mean)
+    later, after = np.maximum(prices.later, 0.0), np.zeros(1 + max((x.combo for x in r.later), default=0))
+    for j, x in enumerate(r.later):
+        costs = [o.usd if o.kind < 0 else float((o.work_s * capacity[:, o.kind]).min()) for o in x.options]
+        later[j] = min([later[j], *costs])
+        after[x.combo] += x.share * later[j]
     for k, mine in enumerate(r.options):
         for o in mine:
             cost = o.usd if o.kind < 0 else o.work_s * capacity[:, o.kind]
+            cost = cost if o.combo < 0 else cost + after[o.combo]
             np.minimum(flow[:, k], cost - per_point[:, k] * (o.accuracy - target[:, k]), out=flow[:, k])
         if not mine:
             flow[:, k] = np.minimum(flow[:, k], 0.0)  # nothing serves the class: its requests are dropped
-    return Prices(capacity, launch, flow, mean)
+    return Prices(capacity, launch, flow, mean, later)
 
 
 def _budget(values: np.ndarray, arrivals: np.ndarray, allowed: float) -> float:
@@ -87,6 +94,7 @@ def value(r: Relaxation, prices: Prices, service_credit: float = 1.0) -> float:
     flow, mean, launch = prices.flow, prices.mean, prices.launch
     terms = [flow * r.arrivals, np.minimum(0.0, _next(flow) - flow) * r.unfinished]
     terms.append(-mean * np.array([w.loose for w in r.windows]))
+    terms.append(-prices.later * np.array([x.loose for x in r.later]))
     late = np.zeros(flow.shape)  # what a dropped request may add to its window
     for w, usd in zip(r.windows, mean, strict=True):
         late[w.reach, w.cls] += usd * w.credit
@@ -109,4 +117,5 @@ def dearest_batch(r: Relaxation, prices: Prices, all_options: Sequence[Sequence[
         for o in mine:
             worth = prices.flow[:, k] + per_point[:, k] * (o.accuracy - target[:, k])
             most = max(most, o.batch_usd, o.largest * float(worth.max(initial=0.0)))
-    return most
+    sizes = [max((o.largest for o in x.options), default=0) for x in r.later]
+    return max([most, *(prices.later * sizes)])

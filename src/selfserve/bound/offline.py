@@ -15,7 +15,7 @@ import pandas as pd
 from selfserve.bound import luck
 from selfserve.bound.certificate import Prices, dearest_batch, repair, value
 from selfserve.bound.counting import SlotCounts, coarsen, count_slots
-from selfserve.bound.options import class_options, machine_kinds
+from selfserve.bound.options import Combo, class_options, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.short_slots import piecewise_prices, short_slot_s
 from selfserve.bound.solver import Solution, solve
@@ -84,18 +84,20 @@ class _Case:
     slot_s: float
     violations: tuple[float, ...]
     reached: tuple[np.ndarray | None, ...]
+    combos: tuple[Combo, ...] = ()
 
     def relax(self, counts: SlotCounts, theta: float | None) -> Relaxation:
         """Set up the relaxation, its boots at what luck leaves of them (None: in the mean)."""
         s, shares = self.scenario, np.array(self.violations)
         dearest = max((k.usd_per_s * k.boot_s for k in machine_kinds(s, self.pools)), default=0.0)
         left = 1.0 if theta is None else luck.credit(_factors(s.vm.boot_spread), theta * dearest)
-        return relax(s, counts, self.pools, shares, self.reached, left)
+        return relax(s, counts, self.pools, shares, self.reached, left, combos=self.combos)
 
     def dearest_batch(self, r: Relaxation, fixed: Prices) -> float:
         kinds = machine_kinds(self.scenario, self.pools)
         every = [class_options(self.scenario, c, kinds, self.pools) for c in self.scenario.classes]
-        return dearest_batch(r, fixed, every)
+        combined = [[o for o in mine if o.combo >= 0] for mine in r.options]
+        return dearest_batch(r, fixed, [a + b for a, b in zip(every, combined, strict=True)])
 
     def certify(self, r: Relaxation, prices: Prices, theta: float) -> float:
         """Return what prices prove, never below 0."""
@@ -172,7 +174,7 @@ def _short_slots(case: _Case, found: _Solved) -> float:
 
 def _case(
     workload: Workload, scenario: Scenario, seed: int, resources: Sequence[str] | None, violations: object,
-    accuracy: Mapping[int, np.ndarray], slot_s: float,
+    accuracy: Mapping[int, np.ndarray], slot_s: float, combos: Sequence[Combo] = (),
 ) -> _Case:  # fmt: skip
     names = [p.name for p in scenario.pools]
     for name in resources or ():
@@ -187,7 +189,7 @@ def _case(
     slots = max(0.0, workload.seconds - scenario.warmup_s) / slot_s
     slot_s *= max(1, int(np.ceil(slots / MOST_SLOTS)))
     reached = tuple(accuracy.get(k) for k in range(len(scenario.classes)))
-    return _Case(workload, scenario, seed, pools, slot_s, tuple(shares.tolist()), reached)
+    return _Case(workload, scenario, seed, pools, slot_s, tuple(shares.tolist()), reached, tuple(combos))
 
 
 def _split(r: Relaxation, x: Solution, pools: Sequence[str]) -> dict[str, float]:
@@ -195,7 +197,7 @@ def _split(r: Relaxation, x: Solution, pools: Sequence[str]) -> dict[str, float]
     for v, kind in enumerate(r.kinds):
         rent = float((x.ready[:, v] * r.lengths).sum()) * kind.usd_per_s
         usd[pools[kind.pool]] += rent + float((x.launch[:, v] * r.boot_usd[:, v]).sum())
-    for mine, served in zip(r.options, x.serve, strict=True):
+    for mine, served in zip([*r.options, *(s.options for s in r.later)], x.serve, strict=True):
         for i, o in enumerate(mine):
             usd[pools[o.pool]] += o.usd * float(served[:, i].sum())
     return usd
@@ -211,6 +213,7 @@ def bound(
     accuracy: Mapping[int, np.ndarray] | None = None,
     effort: Literal["lp", "cuts"] = "lp",
     slot_s: float = 10.0,
+    combos: Sequence[Combo] = (),
 ) -> Bound:
     """Bound from below what any policy can pay for a window.
 
@@ -223,12 +226,13 @@ def bound(
         accuracy: class index to the mean accuracy reached in each of its windows; a window then need not reach more.
         effort: ``lp`` solves the relaxation; ``cuts`` also looks at bursts inside its slots (``short_slots``).
         slot_s: length of a slot, seconds; multiplied where the window would have over ``MOST_SLOTS``.
+        combos: cascades and ensembles that a policy may use; without them it must answer with one model each.
 
     Raises:
         InputError: an unknown pool, a share outside 0 to 1, or no plan that serves every request in time.
     """
     started = time.perf_counter()
-    case = _case(workload, scenario, seed, resources, violations, accuracy or {}, slot_s)
+    case = _case(workload, scenario, seed, resources, violations, accuracy or {}, slot_s, combos)
     names = [p.name for p in scenario.pools]
     if workload.counts[int(scenario.warmup_s) :].sum() == 0:
         nothing = dict.fromkeys(names, 0.0)

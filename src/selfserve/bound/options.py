@@ -37,6 +37,17 @@ class Option:
     accuracy: float
     largest: int  #: largest batch that can be in time
     batch_usd: float  #: dollars of execution of the dearest such batch (machines: 0)
+    combo: int = -1  #: first stage of this combination
+
+
+@dataclass(frozen=True)
+class Combo:
+    """A cascade or ensemble as the in-time answers of a run used it (physics rule 10)."""
+
+    cls: int
+    models: tuple[int, ...]  #: of its stages
+    visits: tuple[float, ...]  #: share of its answers that entered each stage; the first is 1
+    accuracy: float  #: combined, percent
 
 
 def largest_batch(pool: Pool) -> int:
@@ -95,6 +106,13 @@ def class_options(
     return options
 
 
+def stage_options(scenario: Scenario, combo: Combo, kinds: list[Kind], allowed: Collection[int]) -> list[list[Option]]:
+    """Return the options of each stage of a combination; the class's floor holds for the whole of it."""
+    wanted = replace(scenario.classes[combo.cls], min_accuracy_pct=0.0)
+    every = class_options(scenario, wanted, kinds, allowed)
+    return [[o for o in every if o.model == model] for model in combo.models]
+
+
 def prune(options: list[Option], needs_mean: bool) -> list[Option]:
     """Drop options that others replace at no more work or dollars, in the relaxation exactly.
 
@@ -124,7 +142,8 @@ def without_dominated_kinds(options: list[list[Option]], kinds: list[Kind]) -> t
     """Drop kinds that another kind replaces in every use at no more dollars (holds without integers).
 
     Boots last equally long in all kinds, so dollars per request decide: kind a goes if some unlimited kind b offers,
-    for each option of a, one of the same class with no less accuracy at no more dollars of ready time.
+    for each option of a, one of the same class with no less accuracy at no more dollars of ready time (and, if it is
+    the first stage of a combination, one that needs no other later stages).
     """
 
     def usd(o: Option) -> float:
@@ -135,7 +154,10 @@ def without_dominated_kinds(options: list[list[Option]], kinds: list[Kind]) -> t
         for b in left:
             if a == b or kinds[b].most_ready != np.inf:
                 continue
-            pairs = [(o, [x for x in mine if x.kind == b]) for mine in options for o in mine if o.kind == a]
+            pairs = [
+                (o, [x for x in mine if x.kind == b and x.combo in (-1, o.combo)])
+                for mine in options for o in mine if o.kind == a
+            ]  # fmt: skip
             if all(any(x.accuracy >= o.accuracy and usd(x) <= usd(o) for x in theirs) for o, theirs in pairs):
                 left.remove(a)
                 break

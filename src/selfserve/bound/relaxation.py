@@ -10,6 +10,7 @@ served at the slot's end, ``drop[t, k]`` requests given up (arrived in the slot)
   (flow)      wait[t] = wait[t-1] + arrivals[t] - serve - drop
   (due)       wait[t] <= unfinished[t]
   (mean)      sum (accuracy_o - target) serve + credit drop >= -loose
+  (stages)    sum later_j >= share_j sum of serve with combination j - loose_j
   (budget)    sum of drop <= allowed
 
 Why every run satisfies them, its requests split over slots by the share of their service that falls there:
@@ -26,6 +27,8 @@ window the fleet is free: no launch row for the first slot.
 there for nothing.
 (mean) an accuracy window reaches its mean. ``loose`` covers answers that cross its borders; a dropped request may
 have been answered late by the best model.
+(stages) of the requests that a run answered in time by a combination of models, it sent a known share to each later
+stage, some time in the window, but for those that were unfinished at its end. ``serve`` is their first stage then.
 Left out, each of which makes the bound smaller only: cold starts, concurrency limits, interruptions and refusals,
 minimum bills, rounding up of bills, batches that wait to fill, whole machines, and the moment of arrival inside a
 slot.
@@ -40,7 +43,7 @@ import numpy as np
 
 from selfserve.bound import options as ways
 from selfserve.bound.counting import SlotCounts
-from selfserve.bound.options import Kind, Option
+from selfserve.bound.options import Combo, Kind, Option
 from selfserve.errors import InputError
 from selfserve.scenario import NS, RequestClass, Scenario, to_ns
 from selfserve.simulator.draws import lognormal_table
@@ -61,6 +64,17 @@ class MeanWindow:
 
 
 @dataclass(frozen=True)
+class Later:
+    """A later stage of a combination."""
+
+    cls: int
+    combo: int
+    options: tuple[Option, ...]
+    share: float  #: of the combination's requests
+    loose: float  #: requests that may enter it after the window
+
+
+@dataclass(frozen=True)
 class Relaxation:
     """The data of the linear programme; dollars, seconds and requests."""
 
@@ -73,6 +87,7 @@ class Relaxation:
     options: tuple[tuple[Option, ...], ...]  #: of each class
     windows: tuple[MeanWindow, ...]
     allowed: np.ndarray  #: [K] requests that may be dropped
+    later: tuple[Later, ...] = ()
 
     @property
     def slots(self) -> int:
@@ -142,6 +157,7 @@ def relax(
     boot_credit: float = 1.0,
     pruned: bool = True,
     options: Sequence[Sequence[Option]] | None = None,
+    combos: Sequence[Combo] = (),
 ) -> Relaxation:
     """Set up the relaxation.
 
@@ -154,12 +170,21 @@ def relax(
         boot_credit: credit per mean boot (see ``luck``; one for all pools, so that dominance holds).
         pruned: drop dominated options.
         options: of each class, instead of all that the physics allow.
+        combos: cascades and ensembles that may be used too.
 
     Raises:
         InputError: a class that no option can serve in time, and that may not be dropped as a whole.
     """
     kinds = ways.machine_kinds(scenario, pools)
     kept = [list(mine) for mine in options or (ways.class_options(scenario, c, kinds, pools) for c in scenario.classes)]
+    plain = [len(mine) for mine in kept]
+    later = []
+    for i, combo in enumerate(combos):
+        stages, k = ways.stage_options(scenario, combo, kinds, pools), combo.cls
+        if combo.accuracy >= scenario.classes[k].min_accuracy_pct:
+            kept[k] += [replace(o, accuracy=combo.accuracy, combo=i) for o in stages[0]]
+        late = float(counts.unfinished[-1, k])
+        later += [Later(k, i, tuple(o), share, late) for o, share in zip(stages[1:], combo.visits[1:], strict=True)]
     totals = counts.arrivals.sum(0)
     for c, mine, share, total in zip(scenario.classes, kept, violations, totals, strict=True):
         if not mine and share < 1 and total:
@@ -168,16 +193,19 @@ def relax(
                 f"{c.min_accuracy_pct:g} within slo_s {c.slo_s:g}; allow its violations or more pools"
             )
     kinds = _kinds_without_idle_limits(kinds, kept, counts)
-    best = max(m.accuracy_pct for m in scenario.models)
+    best = max(*(m.accuracy_pct for m in scenario.models), *(c.accuracy for c in combos), 0.0)
     windows = [
         w for k, c in enumerate(scenario.classes) if c.mean_accuracy_pct is not None and kept[k]
         for w in _mean_windows(k, c, counts, [o.accuracy for o in kept[k]], best, reached[k])
     ]  # fmt: skip
     if pruned:
         kept = [
-            ways.prune(mine, c.mean_accuracy_pct is not None) for mine, c in zip(kept, scenario.classes, strict=True)
+            ways.prune(mine[:n], c.mean_accuracy_pct is not None) + mine[n:]
+            for mine, n, c in zip(kept, plain, scenario.classes, strict=True)
         ]
-        kept, kinds = ways.without_dominated_kinds(kept, kinds)
+        every, kinds = ways.without_dominated_kinds(kept + [list(x.options) for x in later], kinds)
+        kept, rest = every[: len(kept)], every[len(kept) :]
+        later = [replace(x, options=tuple(mine)) for x, mine in zip(later, rest, strict=True)]
     edges_s = counts.edges_ns / NS
     boot = [boot_seconds(scenario, x, edges_s, boot_credit) * x.usd_per_s for x in kinds]
     most = [np.where(edges_s[1:] <= x.first_ready_s, 0.0, x.most_ready) for x in kinds]
@@ -185,5 +213,5 @@ def relax(
     return Relaxation(
         np.diff(edges_s), counts.arrivals.astype(float), counts.unfinished.astype(float), tuple(kinds),
         np.reshape(boot, shape).T, np.reshape(most, shape).T, tuple(map(tuple, kept)), tuple(windows),
-        np.floor(violations * totals + 1e-6),
+        np.floor(violations * totals + 1e-6), tuple(later),
     )  # fmt: skip

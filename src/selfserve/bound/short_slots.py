@@ -74,4 +74,5 @@ def piecewise_prices(r: Relaxation, links: np.ndarray, long: Relaxation, prices:
         )
         found.append(solve(_piece(r, first, r.slots if last else int(begins[at[i + 1]])), links, border).prices)
     joined = {name: np.vstack([getattr(p, name) for p in found]) for name in ("capacity", "launch", "flow")}
-    return Prices(**joined, mean=links[: len(r.windows)])
+    n = len(r.windows)
+    return Prices(**joined, mean=links[:n], later=links[n : n + len(r.later)])

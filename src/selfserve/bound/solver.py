@@ -25,10 +25,10 @@ class Solution:
     usd: float
     ready: np.ndarray  #: [T, V]
     launch: np.ndarray  #: [T, V]
-    serve: tuple[np.ndarray, ...]  #: of each class, [T, options] requests
+    serve: tuple[np.ndarray, ...]  #: of each class, then of each later stage, [T, options] requests
     wait: np.ndarray  #: [T, K]
     prices: Prices
-    links: np.ndarray  #: prices of the rows that link slots: accuracy windows (per point), then budgets (per request)
+    links: np.ndarray  #: prices of the rows that link slots: accuracy windows (per point), later stages, budgets
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Border:
 class _Programme:
     """Matrix, costs and limits, scaled so that their numbers are near 1.
 
-    Columns of a slot, in this order: ready, launch, serve, wait, drop (of the classes that may); rows: capacity,
+    Columns of a slot, in this order: ready, launch, serve, later, wait, drop (of the classes that may); rows: capacity,
     launch, flow; rows that link slots come last.
     """
 
@@ -53,6 +53,8 @@ class _Programme:
         self.r, self.kinds, self.classes = r, len(r.kinds), len(r.options)
         self.serves, self.drops = [len(mine) for mine in r.options], np.flatnonzero(r.allowed > 0).tolist()
         self.serve = self.flow = 2 * self.kinds
+        self.serves += [len(x.options) for x in r.later]
+        self.later = self.serve + sum(self.serves[: self.classes])
         self.wait = self.serve + sum(self.serves)
         self.drop = self.wait + self.classes
         self.columns, self.rows = self.drop + len(self.drops), self.flow + self.classes
@@ -94,11 +96,14 @@ class _Programme:
             self._add(row, self.wait + k, 1.0)
             self._add(row, self.wait + k, -1.0, back=1)
             self.low[:, row] = self.high[:, row] = r.arrivals[:, k] / self.requests
+        for i, o in enumerate(o for x in r.later for o in x.options):
+            if o.kind >= 0:
+                self._add(o.kind, self.later + i, -o.work_s * self.requests / r.lengths)
         for i, k in enumerate(self.drops):
             self._add(self.flow + k, self.drop + i, 1.0)
 
     def _fill_links(self) -> list[float]:
-        """Add accuracy windows and budgets, a row each; return the lower limits of these rows."""
+        """Add accuracy windows, later stages and budgets, a row each; return the lower limits of these rows."""
         r, limits = self.r, [-w.loose / self.requests for w in self.r.windows]
 
         def link(row: int, slots: np.ndarray, column: int, value: float) -> None:
@@ -112,8 +117,18 @@ class _Programme:
             if w.cls in self.drops:
                 reach = np.arange(w.reach.start, w.reach.stop)
                 link(row, reach, self.drop + self.drops.index(w.cls), w.credit)
+        always, column = np.arange(r.slots), self.later
+        for x in r.later:
+            first = self.serve + sum(self.serves[: x.cls])
+            for i, o in enumerate(r.options[x.cls]):
+                if o.combo == x.combo:
+                    link(len(limits), always, first + i, -x.share)
+            for _ in x.options:
+                link(len(limits), always, column, 1.0)
+                column += 1
+            limits.append(-x.loose / self.requests)
         for i, k in enumerate(self.drops):
-            link(len(limits), np.arange(r.slots), self.drop + i, -1.0)
+            link(len(limits), always, self.drop + i, -1.0)
             limits.append(-r.allowed[k] / self.requests)
         return limits
 
@@ -124,7 +139,8 @@ class _Programme:
             cost[:, v] = kind.usd_per_s * r.lengths / self.usd
         cost[:, self.kinds : self.serve] = r.boot_usd / self.usd
         most[:, : self.kinds] = r.most_ready
-        cost[:, self.serve : self.wait] = [o.usd * self.requests / self.usd for mine in r.options for o in mine]
+        every = [*r.options, *(x.options for x in r.later)]
+        cost[:, self.serve : self.wait] = [o.usd * self.requests / self.usd for mine in every for o in mine]
         most[:, self.wait : self.drop] = r.unfinished / self.requests
         most[:, self.drop :] = r.arrivals[:, self.drops] / self.requests
         self.cost, self.most = cost.ravel(), most.ravel()
@@ -217,6 +233,7 @@ def solve(r: Relaxation, links: np.ndarray | None = None, border: Border | None 
         launch=slots[:, at.kinds : at.flow] * usd,
         flow=slots[:, at.flow :] * usd / requests,
         mean=links[: len(r.windows)],
+        later=links[len(r.windows) :][: len(r.later)],
     )
     serve = tuple(x[:, a:b] * requests for a, b in pairwise(np.cumsum([at.serve, *at.serves])))
     total = (highs.getInfo().objective_function_value + constant) * usd

@@ -153,7 +153,8 @@ def bound(args: argparse.Namespace) -> None:
     found = compute(workload, scenario, args.seed, resources=resources, violations=shares, effort=args.effort)
     print(f"{found.method} in {found.seconds:.1f} s", file=sys.stderr)
     how = f"with up to {args.violation_pct:g} % of each class violated" if shares else "in time and accuracy"
-    print(f"No policy serves {workload.trace} under {scenario.name} {how} for less than ${found.certificate_usd:.4f}")
+    what = f"No policy of single models serves {workload.trace} under {scenario.name} {how}"
+    print(f"{what} for less than ${found.certificate_usd:.4f}")
     if args.json:
         record = {
             "trace": workload.trace, "scenario": scenario.name, "seed": args.seed,
