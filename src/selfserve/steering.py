@@ -159,11 +159,20 @@ class Steering:
             self.trouble = keep * self.trouble + observation.lost + observation.refused
 
     def mix(self, k: int, pool: int, level: float) -> tuple[Mix, float]:
-        """Return the models that answer class ``k`` on ``pool`` at an accuracy level, and slot-seconds a request."""
+        """Return the models that answer class ``k`` on ``pool`` at an accuracy level, and slot-seconds a request.
+
+        Where there are batches one model answers, as accurate as the mix: requests of a class keep their order, so that
+        two models in turn would break up every batch.
+        """
         key = (k, pool, round(level, 3))
         if key not in self._mixes:
             mix = self.selector.raised(k, pool, key[2])
             batch, service_s = self.batches[pool], self.scenario.pools[pool].service_s
+            if batch > 1:
+                accuracy = self.scenario.accuracy_pct
+                wanted = sum(share * accuracy[m] for m, share in mix) - 1e-9
+                fit = [m for m in self.selector.feasible(k, pool) if accuracy[m] >= wanted] or [mix[-1][0]]
+                mix = ((min(fit, key=lambda m: service_s(m, batch)), 1.0),)
             self._mixes[key] = mix, sum(share * service_s(m, batch) / batch for m, share in mix)
         return self._mixes[key]
 
