@@ -15,11 +15,12 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from queue import Empty
 from threading import BrokenBarrierError
 from typing import Any
 
@@ -61,17 +62,10 @@ class _Job:
 
 
 def profile(
-    models: Sequence[str] = PROFILED,
-    device: str = "cpu",
-    threads: Sequence[int] = (1,),
-    batches: Sequence[int] = (1, 2, 4, 8, 16),
-    *,
-    rounds: int = 2,
-    block_s: float = 0.5,
-    least_runs: int = 2,
-    attempts: int = 3,
-    progress: bool = True,
-) -> pd.DataFrame:
+    models: Sequence[str] = PROFILED, device: str = "cpu", threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1, 2, 4, 8, 16), *, rounds: int = 2, block_s: float = 0.5, least_runs: int = 2,
+    attempts: int = 3, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Return one row for each model, number of threads and batch size.
 
     Each cell is measured in ``rounds`` blocks spread over time, each at least ``block_s`` seconds and ``least_runs``
@@ -174,39 +168,38 @@ def _save_model(model: str, folder: Path) -> str:
 def _run_slots(job: _Job, slots: int) -> dict[int, list[list[dict[str, Any]]]]:
     """Run the job in ``slots`` processes at once; return batch -> blocks -> one dict a slot."""
     context = mp.get_context("spawn")
-    barrier, queue = context.Barrier(slots), context.Queue()
-    workers = [context.Process(target=_serve, args=(job, barrier, queue), daemon=True) for _ in range(slots)]
     before = {key: os.environ.get(key) for key in _ALLOCATOR}
     os.environ.update(_ALLOCATOR)  # read by the C library when a worker starts
-    for worker in workers:
-        worker.start()
-    for key, value in before.items():
-        os.environ.pop(key) if value is None else os.environ.update({key: value})
-    answers: list[Any] = []
-    while len(answers) < slots:
-        try:
-            answers.append(queue.get(timeout=1))
-        except Empty:
-            if any(worker.exitcode not in (None, 0) for worker in workers):  # killed for its memory, say
-                for worker in workers:
-                    worker.kill()
-                raise RuntimeError(f"profile: a worker measuring {job.model} died; is there enough memory?") from None
-    for worker in workers:
-        worker.join()
-    # A broken barrier only says that another worker failed first.
-    errors = sorted((a for a in answers if isinstance(a, Exception)), key=lambda e: isinstance(e, BrokenBarrierError))
-    if errors:
-        raise errors[0]
+    try:
+        with ProcessPoolExecutor(slots, context, _share, (context.Barrier(slots),)) as pool:
+            futures = [pool.submit(_serve, job) for _ in range(slots)]
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    errors = [error for future in futures if (error := future.exception())]
+    if any(isinstance(error, BrokenProcessPool) for error in errors):  # killed for its memory, say
+        raise RuntimeError(f"profile: a worker measuring {job.model} died; is there enough memory?")
+    if errors:  # a broken barrier only says that another worker failed first
+        raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
+    answers = [future.result() for future in futures]
     return {b: [[a[b][r] for a in answers] for r in range(job.rounds)] for b in job.batches}
 
 
-def _serve(job: _Job, barrier: Any, queue: Any) -> None:
-    """Measure in a worker process and send batch -> list of blocks, or the exception."""
+_shared: dict[str, Any] = {}
+"""What a worker process holds beside its job: the barrier at which all slots meet, so that each has one worker."""
+
+
+def _share(barrier: Any) -> None:
+    _shared["barrier"] = barrier
+
+
+def _serve(job: _Job) -> dict[int, list[dict[str, Any]]]:
+    """Measure in a worker process: batch -> list of blocks."""
     try:
-        queue.put(_measure(job, barrier))
-    except Exception as error:  # sent to the parent, which raises it
-        barrier.abort()
-        queue.put(error)
+        return _measure(job, _shared["barrier"])
+    except Exception:
+        _shared["barrier"].abort()
+        raise
 
 
 def _measure(job: _Job, barrier: Any) -> dict[int, list[dict[str, Any]]]:
