@@ -181,11 +181,12 @@ def test_verdicts_follow_the_measurements(regime):
     static = pd.DataFrame({"model": ["a"] * 4, "rate": [10, 50, 100, 200], "vm_usd": [0.1, 0.5, 1.0, 2.0]})
     static["function_usd"], static["ratio"], static["ratio_100ms"] = 2 * static["vm_usd"], 2.0, 3.0
     size = study.sizes((1, 1000), 0, AWS)
-    swept = study.memory(("squeezenet1_1", "inception_v3"), AWS)
-    good = study.judge_claims(static, regime, size, swept).set_index("id")["verdict"]
-    assert list(good.index) == ["C04", "C05", "C10"] and good["C04"] == "reproduced" and good["C05"] == "reproduced"
-    bad = study.judge_claims(static.assign(ratio=0.5), regime, size, swept).set_index("id")
-    assert bad.at["C04", "verdict"] == "partly" and "ratio > 1" in bad.at["C04", "why"]
+    swept, change = study.memory(("squeezenet1_1", "inception_v3"), AWS), study.memory_claim(AWS)
+    good = study.judge_static(static, regime), study.judge_sizes(size), study.judge_memory(swept, change)
+    assert [row["id"] for row in good] == ["C04", "C05", "C10"]
+    assert [row["verdict"] for row in good[:2]] == ["reproduced", "reproduced"]
+    bad = study.judge_static(static.assign(ratio=0.5), regime)
+    assert bad["verdict"] == "partly" and "ratio > 1" in bad["why"]
 
 
 def test_start_up_times_name_their_sources():

@@ -20,7 +20,7 @@ from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Result, simulate
 from selfserve.simulator.draws import lognormal_table
 from selfserve.studies import resources as r
-from selfserve.studies.claims import judge, span, verdict_table
+from selfserve.studies.claims import judge, span
 from selfserve.studies.models import measured_rows
 from selfserve.traces import split_ranges
 from selfserve.workload import load_trace, make_workload
@@ -260,18 +260,6 @@ def _schemes(name: str, scenario: Scenario, hours: float, seed: int) -> list[tup
 # Claims
 
 
-def judge_claims(starts: pd.DataFrame, swept: pd.DataFrame, wave: pd.DataFrame, hybrid: pd.DataFrame) -> pd.DataFrame:
-    """Return C11 (the part that needs no policy) and C21 with band, measured value and verdict.
-
-    Args:
-        starts: of :func:`start_up`.
-        swept: of :func:`bursts` over ``BOOTS_S`` and ``INITS_S``.
-        wave: of :func:`waves`.
-        hybrid: of :func:`hybrids`.
-    """
-    return verdict_table([_judge_start_up(starts, flips(swept)), _judge_peaks(wave, hybrid)])
-
-
 def flips(swept: pd.DataFrame) -> pd.DataFrame:
     """Return every pair of boot and cold start for each burst: cost and lateness of VMs over those of functions."""
     vms, functions = (swept[swept["option"] == option] for option in ("VMs", "functions"))
@@ -279,7 +267,8 @@ def flips(swept: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(cost_ratio=pairs["usd_vm"] / pairs["usd_fn"], later=pairs["late_pct_vm"] > pairs["late_pct_fn"])
 
 
-def _judge_start_up(starts: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str]:
+def judge_start_up(starts: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str]:
+    """Judge C11 (the part that needs no policy) on the tables of :func:`start_up` and :func:`flips`."""
     values = {what: group for what, group in starts.groupby("what")["seconds"]}
     login, model = values["asked to log-in, bare Linux"], values["model: first less second call"]
     python = values["Python with pandas and pyarrow"]
@@ -287,23 +276,21 @@ def _judge_start_up(starts: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str]
     cases = "a burst of {:g} s with boot {:g} s and cold start {:g} s"
     columns = dearer[["length_s", "start_s_vm", "start_s_fn"]]
     where = "; ".join(cases.format(*row) for row in columns.itertuples(index=False)) or "no case"
-    return judge(
-        "C11",
+    return judge("C11",
         f"VM to log-in {span(login, 0, '-')} s; function with libraries {span(python, 1, '-')} s, with a model "
         f"{span(model, 1, '-')} s over a warm call; VMs asked for at the start of a burst cost "
         f"{span(pairs['cost_ratio'], 2, '-')} of functions",
-        {
-            "VM start of 60 s or more": login.min() >= 60,
-            "function start within 1-10 s": python.min() >= 1 and max(python.max(), model.max()) <= 10,
-            "functions late less often at every boot and cold start": pairs["later"].all(),
-            "ranking by cost the same at every boot and cold start": dearer.empty or len(dearer) == len(pairs),
-        },
+        {"VM start of 60 s or more": login.min() >= 60,
+         "function start within 1-10 s": python.min() >= 1 and max(python.max(), model.max()) <= 10,
+         "functions late less often at every boot and cold start": pairs["later"].all(),
+         "ranking by cost the same at every boot and cold start": dearer.empty or len(dearer) == len(pairs)},
         "measured VMs are bare Linux without a server or model, and have grown faster; the ranking of policies under "
         f"the same sweep is in notebook 04; VMs are dearer than functions in: {where}",
-    )
+    )  # fmt: skip
 
 
-def _judge_peaks(wave: pd.DataFrame, hybrid: pd.DataFrame) -> dict[str, str]:
+def judge_peaks(wave: pd.DataFrame, hybrid: pd.DataFrame) -> dict[str, str]:
+    """Judge C21 on the tables of :func:`waves` and :func:`hybrids`."""
     crossing = crossing_share(wave)
     spock = hybrid[hybrid["scheme"].str.startswith("Spock")]
     inside = spock["function_pct"].between(2, 15)
@@ -317,14 +304,13 @@ def _judge_peaks(wave: pd.DataFrame, hybrid: pd.DataFrame) -> dict[str, str]:
     ends = [f"{ratio:.2f} at {share:.2f}" for ratio, share in (
         (wave["cost_ratio"].min(), wave["mean_to_peak"].min()), (wave["cost_ratio"].max(), wave["mean_to_peak"].max()),
     )]  # fmt: skip
-    return judge(
-        "C21",
+    return judge("C21",
         f"costs cross at mean/peak {crossing:.2f} ({ends[0]}, {ends[1]}); on functions: {shares}",
         {"a crossing within 0.2-0.8": 0.2 <= crossing <= 0.8, **parts},
         "the crossing is the share of time that a VM must be busy to be worth its price; a reactive fleet that holds "
         "idle VMs for 3 minutes keeps them for the busiest second, so that little overflows; outside: "
         f"{outside or 'none'}",
-    )
+    )  # fmt: skip
 
 
 def crossing_share(wave: pd.DataFrame) -> float:

@@ -232,24 +232,21 @@ def judge_claims(table: pd.DataFrame, bound_ms: float, floor_pct: float) -> pd.D
     fast, good = iso_latency(table, bound_ms), iso_accuracy(table, floor_pct)["latency_ms"]
     points, ratio = np.ptp(fast["accuracy_pct"]), good.max() / good.min()
     by = table.set_index("model")["dominated_by"].get("vgg16")
-    first = claims.judge(
-        "C01",
+    first = claims.judge("C01",
         f"rank correlation {rank:.2f} over {len(both)} common models on the published machine's vCPUs ({alone:.2f} on "
         f"one vCPU); {len(dominated)} of {len(table)} dominated; latency spread {spread:.0f}x; accuracy "
         f"{claims.span(table['accuracy_pct'], 1, '-')} %",
         {"rank correlation >= 0.8": rank >= 0.8, ">= 1 dominated": len(dominated) >= 1, "spread >= 5x": spread >= 5},
         f"only {len(both)} of the 12 models are common; DenseNet-121 is slower than ResNet-50 there, faster here; "
         + (f"vgg16 is dominated by {by}" if by else "vgg16 is not dominated"),
-    )
-    second = claims.judge(
-        "C02",
+    )  # fmt: skip
+    second = claims.judge("C02",
         f"{len(fast)} models keep {bound_ms:g} ms and lie {points:.1f} points apart",
         {"spread >= 10 points": points >= 10, ">= 4 models": len(fast) >= 4},
         "a vCPU of today serves every model of the pool within the bound" if len(fast) == len(table) else "",
-    )
-    third = claims.judge(
-        "C03",
+    )  # fmt: skip
+    third = claims.judge("C03",
         f"{len(good)} models reach {floor_pct:g} % at {claims.span(good, 0, '-')} ms, {ratio:.1f}x apart",
         {"max/min >= 2": ratio >= 2},
-    )
+    )  # fmt: skip
     return claims.verdict_table([first, second, third])

@@ -109,36 +109,27 @@ def over_provisioning(compared: pd.DataFrame) -> list[dict[str, str]]:
     cost = {name: rows["cost_ratio"] for name, rows in by_scheme.items()}
     late = {name: rows["slo_violation_pct"] for name, rows in by_scheme.items()}
     mixed, wiki = cost["mixed"], cost["mixed"].index == "wiki_like"
-    over = judge(
-        "C06",
+    over = judge("C06",
         f"util_aware {_list(machines['util_aware'])}; exascale {_list(machines['exascale'])}",
-        {
-            "util_aware 1.15-1.40 on all traces": _within(machines["util_aware"], 1.15, 1.40),
-            "exascale 1.25-1.65 on all traces": _within(machines["exascale"], 1.25, 1.65),
-            "reactive < util_aware < exascale on all traces": (machines["util_aware"] > 1).all()
-            and (machines["exascale"] > machines["util_aware"]).all(),
-        },
-    )
-    fewer = judge(
-        "C07",
+        {"util_aware 1.15-1.40 on all traces": _within(machines["util_aware"], 1.15, 1.40),
+         "exascale 1.25-1.65 on all traces": _within(machines["exascale"], 1.25, 1.65),
+         "reactive < util_aware < exascale on all traces": (machines["util_aware"] > 1).all()
+         and (machines["exascale"] > machines["util_aware"]).all()},
+    )  # fmt: skip
+    fewer = judge("C07",
         f"cost util_aware {span(cost['util_aware'])}, exascale {span(cost['exascale'])}; late reactive "
         f"{_list(late['reactive'])}%, util_aware {_list(late['util_aware'])}%, exascale {_list(late['exascale'])}%",
-        {
-            "both cost more than reactive": (cost["util_aware"] > 1).all() and (cost["exascale"] > 1).all(),
-            "util_aware at most 0.7 of reactive's violations": _fewer(late["util_aware"], late["reactive"], 0.7),
-            "exascale at most 0.5 of reactive's violations": _fewer(late["exascale"], late["reactive"], 0.5),
-        },
-    )
-    both = judge(
-        "C08",
+        {"both cost more than reactive": (cost["util_aware"] > 1).all() and (cost["exascale"] > 1).all(),
+         "util_aware at most 0.7 of reactive's violations": _fewer(late["util_aware"], late["reactive"], 0.7),
+         "exascale at most 0.5 of reactive's violations": _fewer(late["exascale"], late["reactive"], 0.5)},
+    )  # fmt: skip
+    both = judge("C08",
         f"cost mixed {_list(mixed)} (free-slot rule {span(cost['mixed, free slot'])}); late mixed "
         f"{_list(late['mixed'])}%, exascale {_list(late['exascale'])}%",
-        {
-            "0.80-1.02 of reactive's cost on the bursty traces": _within(mixed[~wiki], 0.80, 1.02),
-            "at least reactive's cost on wiki": _within(mixed[wiki], 1.0, np.inf),
-            "within 0.5 points of exascale's violations": _within((late["mixed"] - late["exascale"]).abs(), 0.0, 0.5),
-        },
-    )
+        {"0.80-1.02 of reactive's cost on the bursty traces": _within(mixed[~wiki], 0.80, 1.02),
+         "at least reactive's cost on wiki": _within(mixed[wiki], 1.0, np.inf),
+         "within 0.5 points of exascale's violations": _within((late["mixed"] - late["exascale"]).abs(), 0.0, 0.5)},
+    )  # fmt: skip
     return [over, fewer, both]
 
 
@@ -152,14 +143,11 @@ def shape(hours: pd.DataFrame) -> dict[str, str]:
         words.append(f"saving on {against} {span(y, 1)}%, Spearman {rank:.2f}, sign change {place}")
         found.append((rank, change))
     rank, change = found[0]
-    return judge(
-        "C09",
+    return judge("C09",
         f"{len(mine)} hours; " + "; ".join(words),
-        {
-            "Spearman of saving and burstiness at least 0.5": rank >= 0.5,
-            "saving changes sign between 35 and 65%": 35 <= change <= 65,
-        },
-    )
+        {"Spearman of saving and burstiness at least 0.5": rank >= 0.5,
+         "saving changes sign between 35 and 65%": 35 <= change <= 65},
+    )  # fmt: skip
 
 
 def start_up(best: pd.DataFrame) -> dict[str, str]:
@@ -169,15 +157,12 @@ def start_up(best: pd.DataFrame) -> dict[str, str]:
     for trace, mine in traces:
         names = mine.groupby("start_up_s", sort=False)["best"].agg(lambda some: "/".join(dict.fromkeys(some)))
         leaders.append(f"{trace} ({'; '.join(f'{start:g} s {name}' for start, name in names.items())})")
-    return judge(
-        "C11",
+    return judge("C11",
         f"cheapest with few violations by start-up of VMs: {', '.join(leaders)}; orders of all schemes: "
         f"{_list(orders, 0)}",
-        {
-            "the cheapest is the same for all start-ups": (traces["best"].nunique() == 1).all(),
-            "the order of all schemes is the same for all start-ups": (orders == 1).all(),
-        },
-    )
+        {"the cheapest is the same for all start-ups": (traces["best"].nunique() == 1).all(),
+         "the order of all schemes is the same for all start-ups": (orders == 1).all()},
+    )  # fmt: skip
 
 
 def workload_1(sweep: pd.DataFrame, share: float = 0.5) -> list[dict[str, str]]:
@@ -188,47 +173,38 @@ def workload_1(sweep: pd.DataFrame, share: float = 0.5) -> list[dict[str, str]]:
     late = late[late >= 1]  # where reactive violates enough for a reduction to mean anything
     cut = 100 * (1 - means.loc["mixed", "slo_violation_pct"].reindex(late.index) / late)
     words = f"late under reactive {span(late, 1)}%, cut by {span(cut, 1)}%" if len(late) else "reactive never 1% late"
-    like_reactive = judge(
-        "C12",
+    like_reactive = judge("C12",
         f"over all strict shares: cost {span(ratio['mixed'])} (free-slot rule {span(ratio['mixed, free slot'])}); "
         f"{words}",
-        {
-            "cost 0.80-1.05 of reactive's": _within(ratio["mixed"], 0.80, 1.05),
-            "violations cut by 40-75%": len(cut) > 0 and _within(cut, 40, 75),
-        },
-    )
+        {"cost 0.80-1.05 of reactive's": _within(ratio["mixed"], 0.80, 1.05),
+         "violations cut by 40-75%": len(cut) > 0 and _within(cut, 40, 75)},
+    )  # fmt: skip
     free = paragon_pairs(sweep).query("rule == 'free slot'")
     half, saving = free[free["strict_share"] == share], free.groupby(["trace", "strict_share"])["saving_pct"].mean()
     at_half = half.groupby("trace")[["saving_pct", "violation_gap_pp"]].mean()
     positive = (half["saving_pct"] > 0).mean()
-    cheaper = judge(
-        "C13",
+    cheaper = judge("C13",
         f"at {100 * share:.0f}% strict, free-slot rule: saving {_list(at_half['saving_pct'], 1)}%, violations "
         f"{_list(at_half['violation_gap_pp'], 3)} points, positive in {100 * positive:.0f}% of seeds; over all shares "
         f"{span(saving, 1)}%",
-        {
-            "cost 0.88-0.97 of mixed's": at_half["saving_pct"].between(3, 12).all(),
-            "violations within 0.5 points": (at_half["violation_gap_pp"].abs() <= 0.5).all(),
-            "saving positive in at least 90% of seeds": positive >= 0.9,
-        },
-    )
+        {"cost 0.88-0.97 of mixed's": at_half["saving_pct"].between(3, 12).all(),
+         "violations within 0.5 points": (at_half["violation_gap_pp"].abs() <= 0.5).all(),
+         "saving positive in at least 90% of seeds": positive >= 0.9},
+    )  # fmt: skip
     paragon = function_shares(sweep[sweep["scheme"] == "paragon, free slot"])
     total = paragon.groupby(["trace", "strict_share", "seed"])["function_pct"].sum()
     total = total.groupby(["trace", "strict_share"]).mean()
     relaxed = paragon.loc[paragon["class"] == "relaxed", "function_pct"].max()
     all_strict = saving.xs(1.0, level="strict_share")
     ends = "; ".join(f"{t} {v.iloc[0]:.1f} to {v.iloc[-1]:.1f}%" for t, v in total.groupby(level=0))
-    mechanism = judge(
-        "C14",
+    mechanism = judge("C14",
         f"function share from no to only strict queries: {ends}; of relaxed ones at most {relaxed:.2f}%; saving "
         f"without relaxed queries {_list(all_strict, 1)}%",
-        {
-            "function share falls with the relaxed share": total.groupby(level=0)
-            .agg(lambda shares: shares.is_monotonic_increasing)
-            .all(),
-            "no saving without relaxed queries": (all_strict.abs() < 0.5).all(),
-        },
-    )
+        {"function share falls with the relaxed share": total.groupby(level=0)
+         .agg(lambda shares: shares.is_monotonic_increasing)
+         .all(),
+         "no saving without relaxed queries": (all_strict.abs() < 0.5).all()},
+    )  # fmt: skip
     return [like_reactive, cheaper, mechanism]
 
 
@@ -261,16 +237,13 @@ def spock(table: pd.DataFrame, hours: pd.DataFrame) -> list[dict[str, str]]:
         rows.append(judge(claim, _list(ratio), parts))
     ratios = over_static(hours)
     equal, seen = crossing(ratios), ratios["mean_to_peak"]
-    peaks = judge(
-        "C21",
+    peaks = judge("C21",
         f"equal at mean / peak minute {equal:.2f} (windows seen: {span(seen)}); on functions "
         + ", ".join(f"{t} {p} {v:.1f}%" for (t, p), v in share.items()),
-        {
-            "functions and peak VMs cost the same at a ratio of 0.2-0.8": 0.2 <= equal <= 0.8,
-            "windows on both sides of it": seen.min() < equal < seen.max(),
-            "2-15% of requests on functions in the hybrid": share.between(2, 15).all(),
-        },
-    )
+        {"functions and peak VMs cost the same at a ratio of 0.2-0.8": 0.2 <= equal <= 0.8,
+         "windows on both sides of it": seen.min() < equal < seen.max(),
+         "2-15% of requests on functions in the hybrid": share.between(2, 15).all()},
+    )  # fmt: skip
     return [*rows, peaks]
 
 

@@ -26,7 +26,7 @@ from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Result, simulate
 from selfserve.simulator.draws import lognormal_table
-from selfserve.studies.claims import judge, span, verdict_table
+from selfserve.studies.claims import judge, span
 from selfserve.traces import make_trace
 from selfserve.workload import make_workload
 
@@ -369,19 +369,8 @@ def static_claim(seed: int, prices: str) -> pd.DataFrame:
     return wide.assign(ratio=wide["function_usd"] / wide["vm_usd"], ratio_100ms=old / wide["vm_usd"])
 
 
-def judge_claims(static: pd.DataFrame, regime: pd.DataFrame, size: pd.DataFrame, swept: pd.DataFrame) -> pd.DataFrame:
-    """Return C04, C05 and C10 with band, measured value and verdict.
-
-    Args:
-        static: of :func:`static_claim`.
-        regime: of :func:`regimes`.
-        size: of :func:`sizes`.
-        swept: of :func:`memory`.
-    """
-    return verdict_table([_judge_static(static, regime), _judge_sizes(size), _judge_memory(swept)])
-
-
-def _judge_static(static: pd.DataFrame, regime: pd.DataFrame) -> dict[str, str]:
+def judge_static(static: pd.DataFrame, regime: pd.DataFrame) -> dict[str, str]:
+    """Judge C04 on the tables of :func:`static_claim` and :func:`regimes`."""
     ratio, last = static["ratio"], static[static["rate"] == static["rate"].max()]
     vm_r2, fn_r2 = (
         min(np.corrcoef(g["rate"], g[column])[0, 1] ** 2 for _, g in static.groupby("model"))
@@ -390,23 +379,21 @@ def _judge_static(static: pd.DataFrame, regime: pd.DataFrame) -> dict[str, str]:
     cross = regime.set_index("model")["vm_from"].reindex(PAPER_STATIC)
     where = ", ".join(f"{r.model} at {r.rate}/s" for r in static[ratio <= 1].itertuples()) or "nowhere"
     at = f"at {last['rate'].iloc[0]:g}/s"
-    return judge(
-        "C04",
+    return judge("C04",
         f"function/VM {span(ratio)}; {span(last['ratio'], 2, '-')} {at}; functions cheaper: {where}; least R2 of a "
         f"line {vm_r2:.3f} (VMs) and {fn_r2:.3f} (functions)",
-        {
-            "ratio > 1 at every point": (ratio > 1).all(),
-            "1.5-2.7 at 200 requests/s": last["ratio"].between(1.5, 2.7).all(),
-            "R2 >= 0.98, functions": fn_r2 >= 0.98,
-            "R2 >= 0.98, VMs": vm_r2 >= 0.98,
-        },
+        {"ratio > 1 at every point": (ratio > 1).all(),
+         "1.5-2.7 at 200 requests/s": last["ratio"].between(1.5, 2.7).all(),
+         "R2 >= 0.98, functions": fn_r2 >= 0.98,
+         "R2 >= 0.98, VMs": vm_r2 >= 0.98},
         "a VM of 2020 served 3 to 7 requests/s and was always busy; one of today serves tens, so that below "
         f"{span(cross, 0)} requests/s it idles, and whole machines make steps of a line; billing by 100 ms instead of "
         f"1 ms would make the ratio {span(last['ratio_100ms'], 1)} {at}",
-    )
+    )  # fmt: skip
 
 
-def _judge_sizes(size: pd.DataFrame) -> dict[str, str]:
+def judge_sizes(size: pd.DataFrame) -> dict[str, str]:
+    """Judge C05 on the table of :func:`sizes`."""
     prices = size["usd_per_hour"] / size["machines"] / size["vcpu"]
     prices = prices.groupby(size["resource"]).first()
     spread = prices.max() / prices.min() - 1
@@ -414,34 +401,28 @@ def _judge_sizes(size: pd.DataFrame) -> dict[str, str]:
     slots = size["machines"] * size["vcpu"]
     least_slots = slots.groupby(size["rate"]).transform("min")
     far = (high["relative"] - 1).abs().max()
-    return judge(
-        "C05",
+    return judge("C05",
         f"price of a vCPU differs by {100 * spread:.1f} % between sizes; cost per request by at most {100 * far:.0f} % "
         f"at {high['rate'].iloc[0]:g}/s and {low['relative'].max():.0f}-fold at {low['rate'].iloc[0]:g}/s",
-        {
-            "within 10 % per busy vCPU": spread <= 0.1,
-            "within 10 % at the highest rate": far <= 0.1,
-            "all deviation is less than one machine": (slots - least_slots < size["vcpu"]).all(),
-        },
-    )
+        {"within 10 % per busy vCPU": spread <= 0.1,
+         "within 10 % at the highest rate": far <= 0.1,
+         "all deviation is less than one machine": (slots - least_slots < size["vcpu"]).all()},
+    )  # fmt: skip
 
 
-def _judge_memory(swept: pd.DataFrame) -> dict[str, str]:
-    paper = memory_claim("aws_us_east_1")
+def judge_memory(swept: pd.DataFrame, paper: pd.DataFrame) -> dict[str, str]:
+    """Judge C10 on the tables of :func:`memory` and :func:`memory_claim`."""
     time, cost = (swept.groupby("model")[column].diff().dropna() for column in ("time_s", "usd_per_million"))
     off_time, off_cost = ((paper[f"{what}_pct"] - paper[f"paper_{what}_pct"]).abs() for what in ("time", "cost"))
     small = swept[(swept["model"] == "squeezenet1_1") & swept["memory_mb"].isin((2048, 3072))]["time_s"]
     gain = 1 - small.iloc[-1] / small.iloc[0]
     cases = paper[["paper_model", "time_pct", "cost_pct"]].itertuples(index=False)
     changes = "; ".join("{} {:+.0f} % time, {:+.0f} % cost".format(*case) for case in cases)
-    return judge(
-        "C10",
+    return judge("C10",
         f"{changes}; squeezenet gains {100 * gain:.0f} % from 2 to 3 GB",
-        {
-            "time non-increasing": (time <= 0).all(),
-            "cost non-decreasing": (cost >= 0).all(),
-            "time within 15 points": (off_time <= 15).all(),
-            "cost within 15 points": (off_cost <= 15).all(),
-            "plateau of the small model": gain < 0.05,
-        },
-    )
+        {"time non-increasing": (time <= 0).all(),
+         "cost non-decreasing": (cost >= 0).all(),
+         "time within 15 points": (off_time <= 15).all(),
+         "cost within 15 points": (off_cost <= 15).all(),
+         "plateau of the small model": gain < 0.05},
+    )  # fmt: skip
