@@ -248,7 +248,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
     | index | setting | change at 1 | meaning |
     |---|---|---|---|
     | 0 | headroom | x 1.3 | machines over the smoothed load |
-    | 1 | safety | + 0.5 | and in standard deviations of its change over a boot |
+    | 1 | safety | + 1 | and in standard deviations of its change over a boot |
     | 2, 3 | fast, slow | x 3 | time constants of the two load averages |
     | 4 | weight | + 0.5 | of the fast one |
     | 5 | hold | x 3 | how long machines stay after the load fell |
@@ -263,7 +263,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
     In ``InferenceServingRaw-v0`` (``raw=True``) the two actions are machines at home and on spot, from 0 at -1 to four
     times what the load before the window keeps busy at 1; routes stay the planner's.
 
-    **Observation space** ``Box(-10, 10, (74,), float32)`` (raw: 61), all scale-free; names in order are
+    **Observation space** ``Box(-10, 10, (75,), float32)`` (raw: 62), all scale-free; names in order are
     :data:`selfserve.features.OBSERVATIONS`. Loads and machines are over a slow average of the load:
 
     | part | entries |
@@ -334,7 +334,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
         observation = self.course.observations()[0]
         if self.simulator.done:
             info["summary"] = self.simulator.finish("environment").summary
-        return observation, total, False, self.simulator.done, info
+        return observation, total, False, bool(self.simulator.done), info
 
     def _advance(self, orders: Orders) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         seen = Seen.one(self.simulator.advance(self.course.flock.decision(orders)))

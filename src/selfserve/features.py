@@ -30,7 +30,7 @@ AT = {name: i for i, name in enumerate(NUMBERS)}
 
 CORRECTIONS: tuple[tuple[str, str, float, float, float], ...] = (
     ("headroom", "times", 1.3, 0.5, 3.0),
-    ("safety", "plus", 0.5, 0.0, 4.0),
+    ("safety", "plus", 1.0, -3.0, 3.0),
     ("fast", "times", 3.0, 0.1, 12.8),
     ("slow", "times", 3.0, 0.1, 12.8),
     ("weight", "plus", 0.5, 0.0, 2.0),
@@ -146,6 +146,9 @@ class Case:
                 waits_on_spot = step.pool == self.spots[k] != self.homes[k]
                 self.side[k, i] = (0, 1) if waits_on_spot else (1, -1) if step.model in split else (1, 0)
                 self.share[k, :, i] = [share.get(step.model, 0.0) for share in shares]
+            # with many models only those of the planner's own mix have routes, and the level stays where it is
+            unserved = (self.share[k] * (self.side[k, :, 0] > 0)).sum(axis=1) < 1 - 1e-9
+            self.share[k, unserved], self.work[:, k, unserved] = self.share[k, 0], self.work[:, k, :1]
 
     def _compare(self) -> None:
         """Compare classes, prices and times: the constants that observations show."""
@@ -243,6 +246,7 @@ class Flock:
 
         self.slots, self.limit = pool("slots"), pool("max_machines")
         self.function = pool("is_function").astype(bool)
+        self.pays = np.stack([np.pad(c.state.pays, (0, self.pools - len(c.state.pays))) for c in cases])
         p = np.arange(self.pools)[None, :, None]
         self.at_home = (np.stack([c.homes for c in cases])[:, None] == p).astype(float)
         self.on_spot = (np.stack([c.spots for c in cases])[:, None] == p) * self.has_spot[:, None, None]
@@ -352,19 +356,20 @@ class Flock:
         seen, slow, n = self.seen, self.slow()[:, None], len(action)
         assert seen is not None  # an observation comes first
         top = self._at + self._room + 1
-        loads = (self.rates[:, top - SEEN : top] * self.work[:, 0, None, :, 0]).sum(axis=2) / slow
+        unit = self.work[:, 0, :, 0]
+        loads = (self.rates[:, top - SEEN : top] @ unit[:, :, None])[:, :, 0] / slow
         sums = np.cumsum(loads[:, ::-1], axis=1)
-        averages = (self.averages[:, :-1:2] * self.work[:, 0, None, :, 0]).sum(axis=2) / slow
-        change = np.sqrt(np.einsum("ek,ekl,el->e", self.work[:, 0, :, 0], self.changes, self.work[:, 0, :, 0]))
+        averages = (self.averages[:, :-1:2] @ unit[:, :, None])[:, :, 0] / slow
+        change = np.sqrt(np.maximum(0.0, ((self.changes @ unit[:, :, None])[:, :, 0] * unit).sum(axis=1)))
         machines = np.stack(
             [seen.ready, seen.booting, self.targets, seen.busy_slot_s / np.maximum(1, self.slots)], axis=2
         )
         ready, booting, planned, busy = np.moveaxis(self.of_role @ machines, 2, 0)
         work = (self.at_home * self.work[:, 0, None, :, 0] + self.on_spot * self.work[:, 1, None, :, 0]) * seen.queued
-        queue = np.einsum("erp,epk->er", self.of_role, work) / np.maximum(1.0, ready)
+        queue = (self.of_role @ work.sum(axis=2)[:, :, None])[:, :, 0] / np.maximum(1.0, ready)
         busy = busy / (np.maximum(ready, 1e-9) * max(seen.interval_s, 1e-9)) * (ready > 0)
         age = (seen.head_age_s / self.slo_s[:, None]).max(axis=(1, 2))
-        now = self.rates[:, top - 1] * self.work[:, 0, :, 0]
+        now = self.rates[:, top - 1] * unit
         share = now / np.maximum(1e-12, now.sum(axis=1, keepdims=True)) - self.stated
         per_class = np.stack(
             [share * (now.any(axis=1))[:, None], self.debt(), self.elapsed * (self.target_pct > 0)], axis=2
@@ -408,7 +413,8 @@ class Flock:
         loads *= (np.arange(most - 1, -1, -1) < n[:, None])[:, :, None]
         needed = get("headroom")[:, None] * (loads @ per_rate.swapaxes(1, 2)).max(axis=1)
         variance = (per_rate @ self.changes * per_rate).sum(axis=2)
-        needed += get("safety")[:, None] * np.sqrt(np.maximum(0.0, variance))
+        needed += (self.pays + get("safety")[:, None]) * np.sqrt(np.maximum(0.0, variance))
+        needed = np.maximum(needed, 0.0)
         drain = get("drain")
         waiting = (self.at_home * work[:, None, :, 0] + self.on_spot * work[:, None, :, 1]) * seen.queued
         within = np.maximum(drain * self.boot_s, max(seen.interval_s, 1e-9))
@@ -455,7 +461,7 @@ class Flock:
                 mine.append(Route(tuple(steps), float(orders.weight[e, k, i])))
             routes.append(tuple(mine))
         machines = tuple(orders.machines[e, : len(case.scenario.pools)].tolist())
-        return Decision(machines, tuple(routes), case.state.batches)
+        return Decision(machines, tuple(routes), case.state.batches, case.state.homes.batch_wait_s)
 
 
 def smoothed(averages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -473,7 +479,11 @@ def smoothed(averages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     for column, share in ((0, weight), (1, 1 - weight)):
         factor[worlds, low[:, column]] += share * (1 - part[:, column])
         factor[worlds, low[:, column] + 1] += share * part[:, column]
-    return np.maximum(np.einsum("ej,ehjk->ehk", factor, averages), 0.0)
+    n, h, j, k = averages.shape
+    if h == 1:
+        return np.maximum((factor[:, None, :, None] * averages).sum(axis=2), 0.0)
+    mixing = factor[:, :, None, None] * np.eye(k)  # as a matrix product, which is compiled
+    return np.maximum(averages.reshape(n, h, j * k) @ mixing.reshape(n, j * k, k), 0.0)
 
 
 _COLUMN = np.array([AT[name] for name, *_ in CORRECTIONS])

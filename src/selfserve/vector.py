@@ -52,7 +52,8 @@ class Road:
         self._own, self._grid = own, (np.arange(n)[:, None, None], np.arange(flock.pools)[:, None], np.arange(k))
         batches = [[*c.state.batches, *[1] * (flock.pools - len(c.state.batches))] for c in flock.cases]
         self._batch = np.maximum(1, np.array(batches, np.int64))
-        self._wait = np.zeros((n, flock.pools), np.int64)
+        waits = [[to_ns(x) for x in c.state.homes.batch_wait_s] for c in flock.cases]
+        self._wait = np.array([[*row, *[0] * (flock.pools - len(row))] for row in waits], np.int64)
 
     def start(self) -> Seen:
         """Make the worlds and return what is seen at time 0: nothing."""
@@ -201,7 +202,58 @@ class InferenceServingVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, 
         info |= {"time_s": np.full(self.num_envs, self._road.now_ns / 1e9), "episode_name": self._names()}
         observations = course.observations()
         if done:
-            info["final_obs"] = observations
+            info |= {"final_obs": observations, "_final_obs": np.full(self.num_envs, True)}
             observations = self._start()
         nothing = np.zeros(self.num_envs, bool)
         return observations, total, nothing, np.full(self.num_envs, done), info
+
+
+def to_stable_baselines3(env: InferenceServingVector) -> Any:
+    """Return the vector environment as a ``VecEnv`` of stable-baselines3.
+
+    Every world's end is a time limit: ``infos[i]`` has ``TimeLimit.truncated`` and ``terminal_observation``, from which
+    algorithms bootstrap. ``set_attr("prices", {...})`` changes what violations and missed accuracy cost.
+    """
+    from stable_baselines3.common.vec_env import VecEnv  # imported where needed: it takes seconds
+
+    class Adapter(VecEnv):
+        """The same worlds under the other interface."""
+
+        def __init__(self) -> None:
+            self.env = env
+            super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+        def reset(self) -> np.ndarray:
+            observations, _ = env.reset(seed=list(self._seeds))
+            self._reset_seeds()
+            return observations
+
+        def step_async(self, actions: np.ndarray) -> None:
+            self._actions = actions
+
+        def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+            observations, rewards, terminated, truncated, info = env.step(self._actions)
+            last = info.pop("final_obs", None)
+            columns = {name: np.asarray(value).tolist() for name, value in info.items() if not name.startswith("_")}
+            infos = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            if last is not None:
+                for one, observation in zip(infos, last, strict=True):
+                    one |= {"TimeLimit.truncated": True, "terminal_observation": observation}
+            return observations, rewards.astype(np.float32), terminated | truncated, infos
+
+        def close(self) -> None:
+            env.close()
+
+        def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+            return [getattr(env, attr_name)] * len(list(self._get_indices(indices)))
+
+        def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+            setattr(env, attr_name, value)
+
+        def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+            return [getattr(env, method_name)(*args, **kwargs)] * len(list(self._get_indices(indices)))
+
+        def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+            return [False] * len(list(self._get_indices(indices)))
+
+    return Adapter()
