@@ -203,7 +203,7 @@ def test_proteus_averages_its_demand():
 
 
 def milp(scenario=ONE_CLASS, **parameters):
-    return started("forecast_milp", scenario, **({"forecaster": "last_value", "keep_s": 0} | parameters))
+    return started("forecast_milp", scenario, **({"forecaster": "last_value", "keep_s": 0, "headroom": 1} | parameters))
 
 
 def test_the_program_takes_the_cheapest_variants_that_meet_the_demands():
@@ -231,10 +231,15 @@ def test_the_program_chooses_whole_machines_between_pools():
 
 
 def test_the_program_plans_for_the_load_that_is_forecast():
-    ramp = list(np.arange(1, 601) * 0.5)  # at 300 requests/s, in 101 s at 350; 1/0.0225 = 44.4 a machine
-    fleet = {of: after(milp(forecaster="linear_trend", of=of), ONE_CLASS, ramp).machines[0] for of in ("mean", "max")}
-    assert fleet == {"mean": 8, "max": 8} or fleet["max"] > fleet["mean"] >= 8
-    assert after(milp(forecaster="linear_trend", headroom=1.5), ONE_CLASS, ramp).machines[0] == 12
+    ramp, now = np.arange(1, 601), observe(ONE_CLASS, 0.0)  # at 600 requests/s, in 55 s at 655, in 105 s at 705
+
+    def machines(**parameters):
+        return (
+            started("forecast_milp", ONE_CLASS, ramp, forecaster="linear_trend", **parameters).decide(now).machines[0]
+        )
+
+    assert [machines(headroom=1.0, of=of) for of in ("mean", "max")] == [15, 16]  # 44.4 requests/s a machine
+    assert machines(headroom=1.5, of="max") == 24
 
 
 def test_the_network_is_trained_on_the_history_and_a_line_replaces_it_without(monkeypatch):
@@ -242,7 +247,7 @@ def test_the_network_is_trained_on_the_history_and_a_line_replaces_it_without(mo
 
     monkeypatch.setattr(forecast.Lstm, "least_s", 3600)
     steady = np.random.default_rng(0).poisson(200, 4000)
-    policy = make_policy("forecast_milp")
+    policy = make_policy("forecast_milp", headroom=1)
     policy.reset(ONE_CLASS, np.zeros(0))
     assert "linear trend" in policy.decide(observe(ONE_CLASS, 0.0)).reason
     monkeypatch.setattr(

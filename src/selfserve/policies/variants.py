@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,3 +89,19 @@ def waiting(planner: Planner, seen: Observation, work_s: np.ndarray) -> np.ndarr
     """Return the machine-seconds [P] that what waits for VMs will take, ``work_s`` [K] slot-seconds a request."""
     pools = enumerate(planner.scenario.pools)
     return np.array([0.0 if spec.is_function else seen.queued[p] @ work_s / spec.slots for p, spec in pools])
+
+
+def fleet(
+    planner: Planner,
+    seen: Observation,
+    rates: np.ndarray,
+    pools: Sequence[int],
+    work_s: np.ndarray,
+    drain_s: float | None,
+) -> tuple[int, ...]:
+    """Return the machines [P] for ``rates`` [K] and what waits, where class k takes ``work_s[k]`` on ``pools[k]``."""
+    load = np.zeros(len(planner.scenario.pools))
+    np.add.at(load, list(pools), rates * work_s / [planner.scenario.pools[p].slots for p in pools])
+    drain_s = planner.boot_horizon_s if drain_s is None else drain_s
+    load += waiting(planner, seen, work_s) / max(drain_s, seen.interval_s)
+    return planner.keep(seen, planner.resources.machines(load))
