@@ -23,7 +23,7 @@ WINDOW = (60000, 900)
 def compared():
     """Return a few schemes on fifteen minutes of a smooth twin."""
     schemes = ("clairvoyant", *prior.PAPER, "mixed, free slot")
-    cases = [prior.case("wiki_like", WINDOW, s, oracle=True) for s in schemes]
+    cases = [prior.Case("wiki_like", WINDOW, s, oracle=True) for s in schemes]
     return prior.normalised(prior.run(cases, "test", jobs=1))
 
 
@@ -60,7 +60,7 @@ def test_real_runs_are_measured_against_their_bound_and_the_baseline(compared):
 
 
 def test_runs_do_not_depend_on_how_they_are_spread(compared):
-    cases = [prior.case("wiki_like", WINDOW, s) for s in ("mixed", "reactive")]
+    cases = [prior.Case("wiki_like", WINDOW, s) for s in ("mixed", "reactive")]
     spread = prior.run(cases, "test", jobs=2).set_index("scheme")["cost_usd"]
     assert spread.to_dict() == compared.set_index("scheme").loc[spread.index, "cost_usd"].to_dict()
 

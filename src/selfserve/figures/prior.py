@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,13 +31,6 @@ def _color(scheme: str) -> Any:
     return policy_style(scheme.partition(", ")[0])["color"]
 
 
-def _bars(ax: Axes, names: Sequence[str], values: pd.Series, colors: Sequence[Any], base: float = 0.0) -> None:
-    """Draw a bar a name from ``base`` to its value."""
-    ax.bar(range(len(names)), values - base, width=0.75, bottom=base, color=colors)
-    ax.set_xticks(range(len(names)), names, rotation=90)
-    ax.grid(axis="x", visible=False)
-
-
 def _percent_axis(ax: Axes) -> None:
     """Make the vertical axis one of violations, in percent."""
     ax.set(yscale="log", ylim=(_FLOOR_PCT, 100))
@@ -55,31 +48,54 @@ def _violations(values: pd.Series) -> pd.Series:
     return values.clip(lower=_FLOOR_PCT)
 
 
-def _offsets(rows: int, i: int, n: int, step: float) -> np.ndarray:
-    """Return the heights of the i-th of n marks in each row."""
-    return np.arange(rows) + (i - (n - 1) / 2) * step
+def _dots(axes: Sequence[Axes], data: pd.DataFrame, cost: pd.Series, i: int, n: int, label: str) -> None:
+    """Draw cost (left) and violations (right) of the i-th of n traces, a row of ``data`` a row, beside each other."""
+    y = np.arange(len(data)) + (i - (n - 1) / 2) * 0.12
+    axes[0].plot(cost, y, **marks(i, label=label))
+    axes[1].plot(_violations(data["slo_violation_pct"]), y, **marks(i))
 
 
-def _line_between_rows(ax: Axes, rows: int) -> None:
-    for place in np.arange(0.5, rows - 1):
-        ax.axhline(place, color="0.9", linewidth=0.8)
-    ax.grid(axis="y", visible=False)
+def _line_between_rows(axes: Sequence[Axes], rows: int) -> None:
+    for ax in axes:
+        for place in np.arange(0.5, rows - 1):
+            ax.axhline(place, color="0.9", linewidth=0.8)
+        ax.grid(axis="y", visible=False)
+
+
+def _bar_columns(columns: Mapping[str, pd.DataFrame], names: Sequence[str], colors: list[Any], cost: str) -> Figure:
+    """Draw cost (above) and violations (below) as bars, a column a table with a row a name."""
+    fig, axes = plt.subplots(2, len(columns), figsize=(WIDTH_IN, 4.4), sharex=True, sharey="row", squeeze=False)
+    for (above, below), (title, data) in zip(axes.T, columns.items(), strict=True):
+        for ax, values, foot in (
+            (above, data["cost_ratio"], 0.0), (below, _violations(data["slo_violation_pct"]), _FLOOR_PCT),
+        ):  # fmt: skip
+            ax.bar(range(len(names)), values - foot, width=0.75, bottom=foot, color=colors)
+            ax.grid(axis="x", visible=False)
+        above.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
+        above.set_title(title)
+        _percent_axis(below)
+        below.set_xticks(range(len(names)), names, rotation=90)
+    axes[0, 0].set(ylabel=cost, ylim=(0, None))
+    axes[1, 0].set_ylabel("late requests, percent")
+    return finish(fig)
 
 
 def cost_and_violations(table: pd.DataFrame, schemes: list[str]) -> Figure:
     """Draw cost over the reactive baseline (above) and violations (below), a column a trace."""
-    traces = list(table["trace"].unique())
-    fig, axes = plt.subplots(2, len(traces), figsize=(WIDTH_IN, 4.3), sharex=True, sharey="row", squeeze=False)
-    for (above, below), trace in zip(axes.T, traces, strict=True):
-        data, colors = table[table["trace"] == trace].set_index("scheme").loc[schemes], [_color(s) for s in schemes]
-        _bars(above, schemes, data["cost_ratio"], colors)
-        above.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
-        above.set_title(trace)
-        _percent_axis(below)
-        _bars(below, schemes, _violations(data["slo_violation_pct"]), colors, base=_FLOOR_PCT)
-    axes[0, 0].set(ylabel="cost / cost of reactive", ylim=(0, None))
-    axes[1, 0].set_ylabel("late requests, percent")
-    return finish(fig)
+    columns = {str(t): rows.set_index("scheme").loc[schemes] for t, rows in table.groupby("trace", sort=False)}
+    return _bar_columns(columns, schemes, [_color(scheme) for scheme in schemes], "cost / cost of reactive")
+
+
+def spock(table: pd.DataFrame) -> Figure:
+    """Draw cost over functions only, and violations, of Spock's schemes: a column a trace and policy."""
+    names = ("autoscale", "X-autoscale", "spock", "ideal")
+    columns = {
+        f"{trace}\n{policy}": rows.set_index("scheme").loc[[f"{name}, {policy}" for name in names]]
+        for trace, rows in table.groupby("trace", sort=False)
+        for policy in ("reactive", "predictive")
+    }
+    looks = [*(policy_style(name)["color"] for name in ("reactive", "exascale", "spock")), "0.2"]
+    return _bar_columns(columns, names, looks, "cost / functions only")
 
 
 def over_provisioning(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
@@ -121,9 +137,7 @@ def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.3 * len(schemes) + 1.2), sharey=True, width_ratios=(1.6, 1))
     for i, trace in enumerate(traces):
         data = table[table["trace"] == trace].set_index("scheme").reindex(schemes)
-        y = _offsets(len(schemes), i, len(traces), 0.12)
-        axes[0].plot(data["cost_to_oracle"].clip(upper=_WORST), y, **marks(i, label=trace))
-        axes[1].plot(_violations(data["slo_violation_pct"]), y, **marks(i))
+        _dots(axes, data, data["cost_to_oracle"].clip(upper=_WORST), i, len(traces), trace)
     axes[0].axvline(1, color="black", linewidth=1.5)
     axes[0].set(xscale="log", xlim=(0.93, 1.15 * _WORST), xlabel="cost / lower bound at the run's own violations")
     axes[0].set_xticks([1, 1.5, 2, 3, 5, _WORST], ["1", "1.5", "2", "3", "5", f"≥{_WORST}"])
@@ -131,8 +145,7 @@ def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
     name_rows(axes[0], schemes)
     axes[0].set_ylim(len(schemes) - 0.5, -0.5)
     _late_axis(axes[1])
-    for ax in axes:
-        _line_between_rows(ax, len(schemes))
+    _line_between_rows(axes, len(schemes))
     return finish(fig, axes[0], ncols=len(traces))
 
 
@@ -156,21 +169,17 @@ def load_and_capacity(lines: pd.DataFrame) -> Figure:
 
 def readings(table: pd.DataFrame) -> Figure:
     """Draw cost per million requests and violations of every reading of "reactive", a panel a policy."""
-    names = list(table["reading"].unique())
-    traces = list(table["trace"].unique())
+    names, traces = list(table["reading"].unique()), list(table["trace"].unique())
     fig, axes = plt.subplots(2, 2, figsize=(WIDTH_IN, 0.32 * len(names) * 2 + 1.4), sharey=True, sharex="col")
-    for row, policy in enumerate(("reactive", "mixed")):
+    by = table.set_index(["scheme", "trace", "reading"]).sort_index()
+    for row, policy in zip(axes, ("reactive", "mixed"), strict=True):
         for i, trace in enumerate(traces):
-            data = table[(table["scheme"] == policy) & (table["trace"] == trace)].set_index("reading").loc[names]
-            first = table[(table["scheme"] == "reactive") & (table["trace"] == trace)].set_index("reading")["cost_usd"]
-            y = _offsets(len(names), i, len(traces), 0.13)
-            axes[row, 0].plot(data["cost_usd"] / first[names[0]], y, **marks(i, label=trace))
-            axes[row, 1].plot(_violations(data["slo_violation_pct"]), y, **marks(i))
-        axes[row, 0].axvline(1, color="0.4", linewidth=0.8, linestyle="--")
-        axes[row, 0].set_yticks(range(len(names)), names)
-        axes[row, 0].set_title(policy, loc="left", fontweight="bold", color=policy_style(policy)["color"])
-        for ax in axes[row]:
-            _line_between_rows(ax, len(names))
+            data = by.loc[(policy, trace)].loc[names]
+            _dots(row, data, data["cost_usd"] / by.at[("reactive", trace, names[0]), "cost_usd"], i, len(traces), trace)
+        row[0].axvline(1, color="0.4", linewidth=0.8, linestyle="--")
+        row[0].set_yticks(range(len(names)), names)
+        row[0].set_title(policy, loc="left", fontweight="bold", color=policy_style(policy)["color"])
+        _line_between_rows(row, len(names))
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     axes[0, 0].set_xlim(0, None)
     axes[1, 0].set_xlabel(f"cost / cost of reactive {names[0]}")
@@ -298,34 +307,13 @@ def hours_scatter(table: pd.DataFrame) -> Figure:
     return finish(fig, axes[0], ncols=table["trace"].nunique() + 1)
 
 
-def spock(table: pd.DataFrame) -> Figure:
-    """Draw cost over functions only, and violations, of Spock's schemes: a row a policy, a column a trace."""
-    traces = list(table["trace"].unique())
-    names = ("autoscale", "X-autoscale", "spock", "ideal")
-    fig, axes = plt.subplots(2, 2 * len(traces), figsize=(WIDTH_IN, 4.4), sharey="row", squeeze=False)
-    looks = [policy_style(name)["color"] for name in ("reactive", "exascale", "spock")] + ["0.2"]
-    columns = [(trace, policy) for trace in traces for policy in ("reactive", "predictive")]
-    for (above, below), (trace, policy) in zip(axes.T, columns, strict=True):
-        data = table[table["trace"] == trace].set_index("scheme").loc[[f"{name}, {policy}" for name in names]]
-        _bars(above, names, data["cost_ratio"], looks)
-        above.axhline(1, color="0.4", linewidth=0.8, linestyle="--")
-        above.set(title=f"{trace}\n{policy}", xticks=[])
-        _percent_axis(below)
-        _bars(below, names, _violations(data["slo_violation_pct"]), looks, base=_FLOOR_PCT)
-    axes[0, 0].set(ylabel="cost / functions only", ylim=(0, None))
-    axes[1, 0].set_ylabel("late queries, percent")
-    return finish(fig)
-
-
 def functions_only(table: pd.DataFrame, crossing: float) -> Figure:
     """Draw functions only over VMs for the peak against mean / peak minute: small for hours, large for whole parts."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.0))
-    for i, trace in enumerate(table["trace"].unique()):
-        hourly = (table["trace"] == trace) & ~table["whole"]
-        whole = (table["trace"] == trace) & table["whole"]
-        x, y = table["mean_to_peak"], table["over_static"]
-        ax.plot(x[hourly], y[hourly], **marks(i, markersize=4, label=trace))
-        ax.plot(x[whole], y[whole], **marks(i, markersize=9, markeredgecolor="black"))
+    for i, (trace, rows) in enumerate(table.groupby("trace", sort=False)):
+        for part, look in ((rows[~rows["whole"]], marks(i, markersize=4, label=trace)),
+                           (rows[rows["whole"]], marks(i, markersize=9, markeredgecolor="black"))):  # fmt: skip
+            ax.plot(part["mean_to_peak"], part["over_static"], **look)
     x = np.linspace(0, 1, 50)
     ax.plot(x, x / crossing, color="0.5", linewidth=1, linestyle=":", zorder=0)
     ax.axhline(1, color="0.3", linewidth=0.9, linestyle="--")

@@ -6,9 +6,8 @@ other function chooses cases and arranges their rows. ``traces`` maps a trace to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import product
 from math import inf
@@ -20,7 +19,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from selfserve.bound import bound, oracle_for
-from selfserve.evaluation.run import policy_for, scenario_of, trace_of
+from selfserve.evaluation.run import as_json, policy_for, scenario_of, trace_of
 from selfserve.planner import FunctionConfigurator, ModelSelector, ResourceSelector, peak_minute_rate
 from selfserve.scenario import Scenario
 from selfserve.simulator import Result, simulate
@@ -70,27 +69,24 @@ PENDING_S = 17.0
 
 @dataclass(frozen=True)
 class Case:
-    """One run: a scheme on a window of a trace in the standard scenario with overrides (dotted keys as JSON)."""
+    """One run: a scheme on a window of a trace in the standard scenario with overrides (dotted keys)."""
 
     trace: str
     window: Window
     scheme: str
-    plan: Scheme
-    seed: int
-    scenario: str
-    oracle: bool
+    seed: int = 0
+    plan: Scheme | None = None
+    """Policy and parameters; by default what ``SCHEMES`` or ``SPOCK`` says of the scheme."""
+    scenario: Mapping[str, object] = field(default_factory=dict)
+    oracle: bool = False
     """Whether to compute the bound that the run is measured against."""
-    labels: Mapping[str, object]
+    labels: Mapping[str, object] = field(default_factory=dict)
     """Columns to put beside the result."""
 
-
-def case(
-    trace: str, window: Window, scheme: str, seed: int = 0, *, plan: Scheme | None = None,
-    scenario: Mapping[str, object] | None = None, oracle: bool = False, **labels: object,
-) -> Case:  # fmt: skip
-    """Return a case; ``plan`` (policy and parameters) defaults to what ``SCHEMES`` or ``SPOCK`` says of ``scheme``."""
-    overrides = json.dumps(scenario or {}, sort_keys=True)
-    return Case(trace, window, scheme, plan or (SCHEMES | SPOCK)[scheme], seed, overrides, oracle, labels)
+    def situation(self) -> tuple[Scenario, Workload]:
+        """Return scenario and workload."""
+        overrides = as_json(self.scenario)
+        return standard(overrides), _workload(self.trace, self.window, overrides, self.seed)
 
 
 standard = partial(scenario_of, "standard")
@@ -121,8 +117,8 @@ def middle(window: Window, hours: float) -> Window:
 
 def play(this: Case, decisions: bool = False) -> Result:
     """Run one case (a static fleet is told the window's peak minute, see its docstring)."""
-    workload, scenario = _workload(this.trace, this.window, this.scenario, this.seed), standard(this.scenario)
-    name, parameters = this.plan
+    scenario, workload = this.situation()
+    name, parameters = this.plan or (SCHEMES | SPOCK)[this.scheme]
     policy = policy_for(name, parameters, workload, scenario, this.seed)
     return simulate(scenario, workload, policy, this.seed, decisions=decisions, name=name)
 
@@ -135,8 +131,7 @@ _SUMMARY = (
 
 def measure(this: Case) -> dict[str, Any]:
     """Run one case and return its row: dollars, violations, time-average machines, where requests went."""
-    result, scenario = play(this), standard(this.scenario)
-    workload = _workload(this.trace, this.window, this.scenario, this.seed)
+    result, (scenario, workload) = play(this), this.situation()
     row: dict[str, Any] = {"trace": this.trace, "start_s": this.window[0], "scheme": this.scheme, "seed": this.seed}
     row |= {key: result.summary[key] for key in _SUMMARY}
     row["machines"] = float(result.vm_billed_ns.sum()) / 1e9 / (this.window[1] - scenario.warmup_s)
@@ -175,7 +170,7 @@ def run(cases: Iterable[Case], text: str, jobs: int = 0) -> pd.DataFrame:
 
 def comparison(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """Return every scheme on every trace, with the bound that each run is measured against."""
-    cases = [case(name, window, scheme, seed, oracle=True) for name, window in traces.items() for scheme in COMPARED]
+    cases = [Case(name, window, scheme, seed, oracle=True) for name, window in traces.items() for scheme in COMPARED]
     return normalised(run(cases, "schemes x traces", jobs))
 
 
@@ -201,7 +196,7 @@ def timeline(trace: str, window: Window, schemes: Sequence[str], seed: int = 0) 
     resources = ResourceSelector(scenario, ModelSelector(scenario))
     machines = [pool.name for pool in scenario.pools if not pool.is_function]
     for scheme in schemes:
-        log = play(case(trace, window, scheme, seed), decisions=True).decisions
+        log = play(Case(trace, window, scheme, seed), decisions=True).decisions
         assert log is not None
         arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
         rows = pd.DataFrame({"scheme": scheme, "minute": (log["time_s"] // 10) / 6})
@@ -234,7 +229,7 @@ READINGS: dict[str, dict[str, object]] = {
 def readings(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """Return reactive and mixed under each reading of what "reactive" leaves open."""
     cases = [
-        case(name, window, policy, seed, plan=(policy, parameters), reading=reading)
+        Case(name, window, policy, seed, plan=(policy, parameters), labels={"reading": reading})
         for (name, window), (reading, parameters) in product(traces.items(), READINGS.items())
         for policy in ("reactive", "mixed")
     ]
@@ -244,7 +239,7 @@ def readings(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
 def boot_sweep(traces: Windows, start_up_s: Sequence[float], seed: int = 0, jobs: int = 0) -> pd.DataFrame:
     """Return the paper's schemes for each time from a decision to a ready VM."""
     cases = [
-        case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S}, start_up_s=start)
+        Case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S}, labels={"start_up_s": start})
         for (name, window), start, scheme in product(traces.items(), start_up_s, (*PAPER, "mixed, free slot"))
     ]
     return normalised(run(cases, "start-up of VMs", jobs), by=("trace", "start_up_s"))
@@ -264,7 +259,7 @@ def strict_sweep(traces: Windows, strict_shares: Sequence[float], seeds: Sequenc
     """Return reactive, mixed and paragon on Workload-1 for each share of strict queries and each seed."""
     schemes = ("reactive", "mixed", "paragon", "mixed, free slot", "paragon, free slot")
     cases = [
-        case(name, window, scheme, seed, scenario=workload_1(share), strict_share=share)
+        Case(name, window, scheme, seed, scenario=workload_1(share), labels={"strict_share": share})
         for (name, window), share, seed, scheme in product(traces.items(), strict_shares, seeds, schemes)
     ]
     return run(cases, "share of strict queries", jobs)
@@ -302,8 +297,8 @@ def start_up_map(
     """
     hybrids = ("mixed", "spock")
     cases = [
-        case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S, "function.init_s": cold},
-             start_up_s=start, cold_s=cold)
+        Case(name, window, scheme, seed, scenario={"vm.boot_s": start - PENDING_S, "function.init_s": cold},
+             labels={"start_up_s": start, "cold_s": cold})
         for (name, window), start, scheme in product(traces.items(), start_up_s, (*PAPER, "spock"))
         for cold in (cold_s if scheme in hybrids else cold_s[:1])
     ]  # fmt: skip
@@ -341,10 +336,10 @@ def hours(quick: bool = False, seed: int = 0, jobs: int = 0) -> pd.DataFrame:
         windows = [(first, length) for first in range(start, end - length + 1, length)]
         for window in windows[:2] if quick else windows:
             for scheme in ("static", "reactive", "exascale", "mixed", "mixed, free slot", "functions only"):
-                cases.append(case(name, window, scheme, seed, whole=False))
+                cases.append(Case(name, window, scheme, seed, labels={"whole": False}))
         if not quick:
             for scheme in ("static", "reactive", "functions only"):
-                cases.append(case(name, (start, end - start), scheme, seed, whole=True))
+                cases.append(Case(name, (start, end - start), scheme, seed, labels={"whole": True}))
     return normalised(run(cases, "hours", jobs), by=("trace", "start_s", "whole"))
 
 
@@ -357,8 +352,8 @@ def spock_comparison(traces: Windows, seed: int = 0, jobs: int = 0) -> pd.DataFr
     at_once = one | {"vm.boot_s": 0.0, "vm.pending_s": 0.0}
     cases = []
     for name, window in traces.items():
-        cases += [case(name, window, scheme, seed, scenario=one) for scheme in (*SPOCK, "functions only")]
+        cases += [Case(name, window, scheme, seed, scenario=one) for scheme in (*SPOCK, "functions only")]
         for policy in ("reactive", "predictive"):
             plan = SPOCK[f"autoscale, {policy}"]
-            cases.append(case(name, window, f"ideal, {policy}", seed, plan=plan, scenario=at_once))
+            cases.append(Case(name, window, f"ideal, {policy}", seed, plan=plan, scenario=at_once))
     return normalised(run(cases, "Spock", jobs), to="functions only")
