@@ -60,11 +60,7 @@ def project_root() -> Path:
 
 
 def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
-    """Return the numbered notebooks (``01_name.ipynb``) of a folder in order, or those that ``only`` names.
-
-    Args:
-        folder: where the notebooks are.
-        only: numbers or names, for instance ``["01", "03_workloads"]``; empty for all.
+    """Return the numbered notebooks (``01_name.ipynb``) of a folder in order, or those that ``only`` numbers or names.
 
     Raises:
         InputError: if there is none, or something in ``only`` names none.
@@ -80,25 +76,20 @@ def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
 def check_parameters(notebook: Path, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return the values for a notebook's parameters, text converted to the declared types.
 
-    papermill itself only warns of a misspelled name and passes the text ``false`` as a truthy string.
-
-    Args:
-        notebook: the notebook; its cell tagged ``parameters`` declares the names with annotations.
-        values: values by name; text is read as the declared type.
+    The cell tagged ``parameters`` declares them with annotations. papermill itself only warns of a misspelled name and
+    passes the text ``false`` as a truthy string.
 
     Raises:
         InputError: on a name that is not declared, or a value that is not of the declared type.
     """
     import papermill
 
-    declared = {name: p["inferred_type_name"] for name, p in papermill.inspect_notebook(str(notebook)).items()}
-    checked: dict[str, Scalar] = {}
+    declared, checked = papermill.inspect_notebook(str(notebook)), {}
     for name, value in values.items():
         if name not in declared:
             has = ", ".join(declared) or "none"
             raise InputError(f"{notebook.name}: no parameter {name!r}; its parameters cell declares {has}")
-        kind = _TYPES.get(declared[name])
-        if kind is None:
+        if (kind := _TYPES.get(declared[name]["inferred_type_name"])) is None:
             raise InputError(f"{notebook.name}: parameter {name} needs one of the annotations {', '.join(_TYPES)}")
         checked[name] = parse_scalar(value, kind, f"{notebook.name}: parameter {name}")
     return checked
@@ -133,7 +124,7 @@ def run_notebooks(
     Args:
         quick: run on small synthetic inputs (the notebooks' parameter ``quick``).
         force: run all, changed or not.
-        only: numbers or names of the notebooks to run; empty for all.
+        only: see :func:`find_notebooks`.
         parameters: further parameters, for every notebook that runs.
         project: the folder that holds ``notebooks``; found from the working directory if None.
 

@@ -99,12 +99,7 @@ def spock(table: pd.DataFrame) -> Figure:
 
 
 def over_provisioning(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Draw time-average machines over reactive's, and the values read off the paper's figure 4.
-
-    Args:
-        table: columns trace, scheme, machines_ratio.
-        published: columns trace, scheme, value; traces by the paper's name.
-    """
+    """Draw time-average machines over reactive's, and the values read off the paper's figure 4."""
     traces = list(table["trace"].unique())
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 2.8))
     for i, scheme in enumerate(("util_aware", "exascale")):
@@ -224,12 +219,7 @@ def _sweep(table: pd.DataFrame, x: str, label: str, rows: int, height: float) ->
 
 
 def strict_sweep(pairs: pd.DataFrame, shares: pd.DataFrame) -> Figure:
-    """Draw what paragon saves on mixed, what it costs in violations, and who uses functions, against the strict share.
-
-    Args:
-        pairs: columns trace, rule, strict_share, seed, saving_pct, violation_gap_pp.
-        shares: columns trace, scheme, strict_share, class, function_pct (percent of all requests).
-    """
+    """Draw what paragon saves on mixed, what that costs in violations, and who uses functions, by strict share."""
     fig, axes = plt.subplots(1, 3, figsize=(WIDTH_IN, 3.1))
     for i, (trace, mine) in enumerate(pairs.groupby("trace", sort=False)):
         for rule, data in mine.groupby("rule", sort=False):
