@@ -23,7 +23,7 @@ from selfserve.errors import InputError
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
 
-ModelChoice = Literal["cheapest", "naive", "most_accurate"]
+ModelChoice = Literal["cheapest", "single", "naive", "most_accurate"]
 Overflow = Literal["never", "idle", "fits", "last_moment"]
 Mix = tuple[tuple[int, float], ...]
 """Models that answer a class, each with its share of the class's requests (shares sum to 1)."""
@@ -132,9 +132,10 @@ class ModelSelector:
     """Which models answer a class on a pool.
 
     ``cheapest``: the least work that meets the class's floor and latency; if the class also asks for a mean accuracy,
-    the cheapest static split between two models that bracket it (one alone where that is cheaper).
-    ``most_accurate``: the best model that meets the latency. ``naive``: constraint-unaware, every resident model takes
-    an equal share, as in the founding paper's characterisation where each request gets a random model (section 2.3).
+    the cheapest static split between two models that bracket it (one alone where that is cheaper). ``single``: the same
+    without splits. ``most_accurate``: the best model that meets the latency. ``naive``: constraint-unaware, every
+    resident model takes an equal share, as in the founding paper's characterisation where each request gets a random
+    model (section 2.3).
     """
 
     def __init__(self, scenario: Scenario, choice: ModelChoice = "cheapest") -> None:
@@ -178,6 +179,8 @@ class ModelSelector:
             return ((best, 1.0),)
         if mean is None:
             return ((fit[0], 1.0),)
+        if self.choice == "single":
+            return ((next((m for m in fit if self._accuracy[m] >= mean), best), 1.0),)
         return self._cheapest_mix(fit, pool, min(mean + MEAN_MARGIN_PCT, float(self._accuracy[best])))
 
     def raised(self, k: int, pool: int, level: float) -> Mix:
@@ -362,6 +365,7 @@ class Planner:
         keep_s: seconds that a machine stays after the load last needed it. A busy machine is never given up.
         drain_s: seconds in which machines are to work off what waits now, on top of the load (default: the time that a
             new machine takes to come up; ``inf``: waiting requests launch nothing).
+        batch_share: share of the SLOs that batches may use up (see :class:`ResourceSelector`).
 
     Raises:
         InputError: the scenario has no pool of the kind asked for.
@@ -377,11 +381,12 @@ class Planner:
         pool: str | None = None,
         keep_s: float = 0.0,
         drain_s: float | None = None,
+        batch_share: float = 0.0,
     ) -> None:
         self.scenario = scenario
         self.monitor = LoadMonitor(scenario, history, interval_s)
         self.models = ModelSelector(scenario, models)
-        self.resources = ResourceSelector(scenario, self.models, pool=pool)
+        self.resources = ResourceSelector(scenario, self.models, pool=pool, batch_share=batch_share)
         self.functions = FunctionConfigurator(scenario, self.models)
         self.boot_horizon_s = scenario.vm.pending_s + scenario.vm.boot_s
         """Believed seconds from deciding on a machine to its first answer."""

@@ -101,9 +101,9 @@ class Steering:
         self.spots = ResourceSelector(scenario, self.selector, "spot", batch_share=batch_share) if spot else None
         self.batches = self.homes.batches
         self.pays = np.array([self._pays(p) for p in range(len(scenario.pools))])
-        """[P] standard deviations over the expected load at which a further machine saves what it costs: the newsvendor's
-        critical ratio 1 - price of the work on the machine / on a function, as a normal quantile (2.33 where no
-        function can take over)."""
+        """[P] standard deviations over the expected load at which a further machine saves what it costs: the
+        newsvendor's critical ratio 1 - price of the work on the machine / on a function, as a normal quantile (2.33
+        where no function can take over)."""
         self.observation: Observation | None = None
         self._mixes: dict[tuple[int, int, float], tuple[Mix, float]] = {}
         self._start(interval_s)
@@ -114,8 +114,8 @@ class Steering:
             for m, share in self.selector.mix(k, pool) if self.selector.serves(k, pool) else ():
                 target = self.functions.choose(k, m)
                 if target is not None:
-                    batch = self.batches[pool]
-                    machine += c.share * share * spec.usd_per_hour / spec.slots * spec.service_s(m, batch) / batch / 3600
+                    busy_h = spec.service_s(m, self.batches[pool]) / self.batches[pool] / 3600
+                    machine += c.share * share * spec.usd_per_hour / spec.slots * busy_h
                     function += c.share * share * self.functions.cost_usd(*target)
         return NormalDist().inv_cdf(min(max(1 - machine / function, 0.01), 0.99)) if function > 0 else P99
 
@@ -196,18 +196,19 @@ def steer(state: Steering, settings: PlannerSettings) -> Decision:
     homes, spots = state.homes.pool_of, state.homes.pool_of if state.spots is None else state.spots.pool_of
     per_rate = np.zeros((len(scenario.pools), n))
     for k in range(n):
-        for pool, share in ((homes[k], 1 - spot), (spots[k], spot * settings.spot_headroom)):
-            per_rate[pool, k] += share * state.mix(k, pool, levels[k])[1] / scenario.pools[pool].slots
+        for p, share in ((homes[k], 1 - spot), (spots[k], spot * settings.spot_headroom)):
+            per_rate[p, k] += share * state.mix(k, p, levels[k])[1] / scenario.pools[p].slots
     since = seen.time_s - min(settings.hold, LONGEST_HOLD) * state.boot_s
     held = np.array([a for t, a in state.past if t >= since - 1e-9] or [state.averages])
     needed = settings.headroom * (smoothed(held, settings) @ per_rate.T).max(axis=0)
     spread = np.sqrt(np.einsum("pk,kl,pl->p", per_rate, state.changes, per_rate))
     needed = np.maximum(needed + (state.pays + settings.safety) * spread, 0.0)
     if settings.drain > 0 and seen.queued.any():
-        work = np.array([[state.mix(k, p, levels[k])[1] for k in range(n)] if p in {*homes, *spots} else [0.0] * n
-                         for p in range(len(scenario.pools))])
-        slots = np.array([p.slots for p in scenario.pools])
-        needed += (work * seen.queued).sum(axis=1) / slots / max(settings.drain * state.boot_s, seen.interval_s)
+        drain_s = max(settings.drain * state.boot_s, seen.interval_s)
+        for k in range(n):
+            for p in {homes[k], spots[k]}:
+                work_s = state.mix(k, p, levels[k])[1] / scenario.pools[p].slots
+                needed[p] += work_s * float(seen.queued[p, k]) / drain_s
     machines = state.homes.machines(needed)
     for p, pool in enumerate(scenario.pools):
         if machines[p] == 0 and not pool.is_function and seen.queued[p].any():

@@ -32,6 +32,13 @@ _BUILT_IN = {
     "infaas": "infaas:INFaaS",
     "proteus": "proteus:Proteus",
     "forecast_milp": "forecast_milp:ForecastMilp",
+    "mark": "mark:Mark",
+    "batch": "batch:Batch",
+    "clipper": "clipper:Clipper",
+    "target_tracking": "target_tracking:TargetTracking",
+    "knative": "knative:Knative",
+    "ray_serve": "ray_serve:RayServe",
+    "tuned": "tuned:Tuned",
 }
 
 

@@ -22,9 +22,9 @@ class Tuned:
 
     Machines follow a load smoothed over two windows, with headroom and a hold; relaxed classes wait out their slack on
     VMs and leave for a function at the last moment; spot machines, where there are any, carry a share that shrinks with
-    losses and refusals. The defaults are set by hand on the training halves of WITS and Berkeley; the search that all
-    systems get sets ``tunable`` anew. Every parameter but the last four is a field of
-    :class:`~selfserve.steering.PlannerSettings`, and explained there.
+    losses and refusals. The defaults are set by hand (on the first hours of WITS and Berkeley); the search that all
+    systems get sets ``tunable`` anew. The parameters that are not listed here are fields of
+    :class:`~selfserve.steering.PlannerSettings` and explained there.
 
     Args:
         level: accuracy level of every class.
@@ -74,12 +74,11 @@ class Tuned:
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        low, high = float(WINDOWS[0]), float(WINDOWS[-1])
-        limits = {"fast": (low, high), "slow": (low, high), "hold": (0, LONGEST_HOLD), "spot_share": (0, 1), "level": (0, 1), "safety": (-3, 9)}
-        numbers = [n for n in self.__dataclass_fields__ if isinstance(getattr(self, n, None), float) and n != "interval_s"]
-        for n in numbers:
-            least, most = limits.get(n, (0, inf))
+        window, share = (float(WINDOWS[0]), float(WINDOWS[-1])), (0, 1)
+        limits = {"fast": window, "slow": window, "hold": (0, LONGEST_HOLD), "spot_share": share, "level": share}
+        for n in (*self.tunable, "spot_headroom", "late_binding", "level"):
             value = getattr(self, n)
+            least, most = limits.get(n, (-9 if n == "safety" else 0, inf))
             wanted = f"from {least:g} to {most:g}" if most < inf else f"{least:g} or more"
             require(least <= value <= most and value < inf, f"policy {self.name}: {n}={value}: must be {wanted}")
         own = self._own_interval_s = self.interval_s
@@ -88,8 +87,9 @@ class Tuned:
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run."""
         self.interval_s = self._own_interval_s or scenario.interval_s
-        options = dict(models=self.models, pool=self.pool, batch_share=self.batch_share)
-        self.state = Steering(scenario, history, self.interval_s, **options)
+        self.state = Steering(
+            scenario, history, self.interval_s, models=self.models, pool=self.pool, batch_share=self.batch_share
+        )
         own = {n: getattr(self, n) for n in PlannerSettings.__dataclass_fields__ if n != "levels"}
         self.settings = PlannerSettings(levels=(self.level,) * len(scenario.classes), **own)
 
