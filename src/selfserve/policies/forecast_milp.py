@@ -29,7 +29,8 @@ class ForecastMilp(PlannerPolicy):
     LSTM forecasts the highest load until the next change can take effect, times a margin. SageServe adds what keeps
     such a plan honest: between plans it reacts to what waits. Interpreted: beta is 1 and cost in dollars; alpha is in
     dollars per million answers and point above what the class asks for, 0 by default, since the demands are constraints
-    here; delta only breaks ties; the margin was not read; a class may be split among variants (as in InfAdapter,
+    here; delta only breaks ties; the margin was not read; what a new machine costs while it boots counts, and load is
+    shared among machines that are up; a class may be split among variants (as in InfAdapter,
     EuroMLSys'23), which a mean accuracy needs; a replica is a machine, since every machine holds all models, so a pool
     has one batch size and its replicas serve all classes. Neither paper has functions. By default this one overflows as
     Mixed does where there are any, to be the strongest comparison; ``overflow=never`` is the published recipe.
@@ -90,91 +91,86 @@ class ForecastMilp(PlannerPolicy):
                 fit = [p for p in pools if b <= scenario.pools[p].max_batch]
                 found = variants(planner, k, fit, c.min_accuracy_pct, self.slo_share, dict.fromkeys(fit, b))
                 self._options += [(k, v) for v in found if b == 1 or v.latency_s <= self.slo_share * c.slo_s]
-        self._solved: dict[tuple[float, ...], tuple[np.ndarray, ...]] = {}
+        self._several = len(pools) > 1
+        self._arrays()
 
     def decide(self, observation: Observation) -> Decision:
-        """Forecast, plan, and react to what waits."""
+        """Forecast, plan the machines, share the load among those that are up, and react to what waits."""
         planner, monitor = self.planner, self.planner.monitor
         monitor.observe(observation)
-        window = monitor.recent(3600)
         recent = monitor.rate(600) if observation.time_s > 0 else monitor.last
         horizon_s = planner.boot_horizon_s + observation.interval_s
-        load = self.headroom * self._forecaster.predict(window.sum(axis=1), horizon_s, self.of)
+        load = self.headroom * self._forecaster.predict(monitor.recent(3600).sum(axis=1), horizon_s, self.of)
         rates = load * recent / max(float(recent.sum()), 1e-9)
-        shares, machines, batches = self._plan(rates)
-        work_s = np.zeros(len(rates))
-        for (k, v), share in zip(self._options, shares, strict=True):
-            work_s[k] += share * v.work_s
-        behind = waiting(planner, observation, work_s) / max(self._drain(), observation.interval_s)
-        needed = planner.resources.machines(machines + behind)
+        alive = observation.ready + observation.booting.sum(axis=1)
+        shares, batches = self._solve(rates, alive, self._most)
+        machines = self._load(rates) @ shares
+        if self._several and observation.ready[self._pool_of].any():
+            shares, batches = self._solve(monitor.last, observation.ready, observation.ready)
+        drain_s = planner.boot_horizon_s if self.drain_s is None else self.drain_s
+        behind = waiting(planner, observation, self._class @ (shares * self._work_s))
+        needed = planner.resources.machines(machines + behind / max(drain_s, observation.interval_s))
+        note = f"; {self._forecaster.note}" if self._forecaster.note else ""
+        reason = f"{load:.1f} requests/s foreseen need {sum(needed)} machines{note}"
         fleet = planner.keep(observation, needed)
-        waits = [self._forecaster.note] if self._forecaster.note else []
-        reason = "; ".join([f"{load:.1f} requests/s foreseen need {sum(needed)} machines", *waits])
         return Decision(fleet, self._as_routes(shares), tuple(batches.tolist()), reason=reason)
 
-    def _drain(self) -> float:
-        return self.planner.boot_horizon_s if self.drain_s is None else self.drain_s
+    def _arrays(self) -> None:
+        """Lay out what does not change: options [n] by class, by pool and by batch size in use."""
+        scenario, found = self.planner.scenario, [v for _, v in self._options]
+        sizes = sorted({(v.pool, v.batch) for v in found})
+        self._k_of, self._pool_of = np.array([k for k, _ in self._options]), np.array([v.pool for v in found])
+        self._batch, self._latency_s = np.array([v.batch for v in found]), np.array([v.latency_s for v in found])
+        self._work_s, self._machines = np.array([v.work_s for v in found]), np.array([v.machines for v in found])
+        self._usd, self._accuracy = np.array([v.usd for v in found]), np.array([v.accuracy_pct for v in found])
+        self._class = np.equal.outer(np.arange(len(scenario.classes)), self._k_of).astype(float)
+        self._pool = np.equal.outer(np.arange(len(scenario.pools)), self._pool_of).astype(float)
+        self._size = np.array([[float((v.pool, v.batch) == s) for v in found] for s in sizes])
+        self._size_pool = np.array([[float(p == s[0]) for s in sizes] for p in range(len(scenario.pools))])
+        self._most = np.array([spec.max_machines for spec in scenario.pools])
+        self._slo_s = self.slo_share * np.array([c.slo_s for c in scenario.classes])
+        best = [self._accuracy[self._k_of == k].max() for k in range(len(scenario.classes))]
+        wanted = [(c.mean_accuracy_pct or -MEAN_MARGIN_PCT) + MEAN_MARGIN_PCT for c in scenario.classes]
+        self._mean = np.minimum(wanted, best)
 
-    def _plan(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return shares [options], machines [P] and batches [P]; solved anew where the rates differ."""
-        key = tuple(np.round(rates, 3).tolist())
-        if key not in self._solved:
-            self._solved = {key: self._solve(rates)}
-        shares, machines, batches = self._solved[key]
-        return shares, machines, batches
+    def _load(self, rates: np.ndarray) -> np.ndarray:
+        """Return the machines [P, options] that all of a class's requests keep busy as an option."""
+        return self._pool * (rates[self._k_of] * self._machines)
 
-    def _solve(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Variables: a share per option, then machines per pool, machines missing per pool, each batch size in use."""
-        classes, specs = self.planner.scenario.classes, self.planner.scenario.pools
-        options, n_pools = self._options, len(specs)
-        sizes = sorted({(v.pool, v.batch) for _, v in options})
-        n, total = len(options), len(options) + 2 * n_pools + len(sizes)
-        k_of, pool_of = np.array([k for k, _ in options]), np.array([v.pool for _, v in options])
-        size_of = np.array([sizes.index((v.pool, v.batch)) for _, v in options])
-        accuracy = np.array([v.accuracy_pct for _, v in options])
-        batch = np.array([v.batch for _, v in options])
-        usd_s = np.array([spec.usd_per_hour / 3600 for spec in specs])
-        cost = np.r_[
-            -1e-6 * self.alpha * rates[k_of] * accuracy + 1e-12 * batch, usd_s, 1e3 * usd_s, np.zeros(len(sizes))
-        ]
-        cost[:n] += 1e-6 * rates[k_of] * [v.usd for _, v in options]  # of equal fleets the least busy one
+    def _solve(self, rates: np.ndarray, alive: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return shares [options] and batches [P] for ``rates`` [K], with ``alive`` of at most ``most`` machines [P].
 
-        rows = np.zeros((2 * len(classes) + 2 * n_pools + n, total))
-        low, high = np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
-        for k, c in enumerate(classes):
-            mine = np.flatnonzero(k_of == k)
-            rows[k, mine] = low[k] = high[k] = 1.0
-            rows[len(classes) + k, mine] = accuracy[mine]
-            low[len(classes) + k] = min((c.mean_accuracy_pct or 0.0) + MEAN_MARGIN_PCT, accuracy[mine].max())
-        at = 2 * len(classes)
-        for p in range(n_pools):
-            mine = np.flatnonzero(pool_of == p)
-            rows[at + p, mine] = rates[k_of[mine]] * [options[o][1].machines for o in mine]
-            rows[at + p, [n + p, n + n_pools + p]], high[at + p] = -1.0, 0.0
-            rows[at + n_pools + p, [n + 2 * n_pools + i for i, s in enumerate(sizes) if s[0] == p]] = 1.0
-            high[at + n_pools + p] = 1.0
-        at += 2 * n_pools
-        rows[at + np.arange(n), np.arange(n)], rows[at + np.arange(n), n + 2 * n_pools + size_of], high[at:] = (
-            1.0,
-            -1.0,
-            0.0,
+        Variables: shares; per pool the machines, those missing and those to be launched, whose boot is paid for in the
+        time planned for; and each batch size in use.
+        """
+        n, pools, sizes, kinds = len(self._options), len(most), len(self._size), len(rates)
+        specs, vm = self.planner.scenario.pools, self.planner.scenario.vm
+        usd_s, of_rate = np.array([spec.usd_per_hour / 3600 for spec in specs]), rates[self._k_of]
+        # Of equal fleets the least busy one, and of these the one with the smallest batches.
+        share_usd = of_rate * (1e-6 * self._usd - 1e-6 * self.alpha * self._accuracy) + 1e-12 * self._batch
+        boot = vm.boot_s / max(self.planner.boot_horizon_s, 1.0)
+        cost = np.r_[share_usd, usd_s, 1e3 * usd_s, boot * usd_s, np.zeros(sizes)]
+        eye, none, off = np.eye(pools), np.zeros((pools, pools)), np.zeros((kinds, 3 * pools + sizes))
+        rows = np.block(
+            [
+                [self._class, off],
+                [self._class * self._accuracy, off],
+                [self._load(rates), -eye, -eye, none, np.zeros((pools, sizes))],
+                [np.zeros((pools, n)), eye, none, -eye, np.zeros((pools, sizes))],
+                [np.zeros((pools, n + 3 * pools)), self._size_pool],
+                [self._size, np.zeros((sizes, 3 * pools)), -kinds * np.eye(sizes)],
+            ]
         )
-
-        slo_s = self.slo_share * np.array([c.slo_s for c in classes])
-        fill_s = (batch - 1) / np.maximum(rates[k_of], 1e-9) + [v.latency_s for _, v in options]
-        upper = np.r_[
-            (batch == 1) | (fill_s <= slo_s[k_of]),
-            [s.max_machines for s in specs],
-            np.full(n_pools, np.inf),
-            np.ones(len(sizes)),
-        ]
-        whole = np.r_[np.zeros(n), np.ones(n_pools), np.zeros(n_pools), np.ones(len(sizes))]
+        low = np.r_[np.ones(kinds), self._mean, np.full(len(rows) - 2 * kinds, -np.inf)]
+        high = np.r_[np.ones(kinds), np.full(kinds, np.inf), np.zeros(pools), alive, np.ones(pools), np.zeros(sizes)]
+        in_time = (self._batch - 1) / np.maximum(of_rate, 1e-9) + self._latency_s <= self._slo_s[self._k_of]
+        upper = np.r_[(self._batch == 1) | in_time, most, np.full(2 * pools, np.inf), np.ones(sizes)]
+        whole = np.r_[np.zeros(n), np.ones(pools), np.zeros(2 * pools), np.ones(sizes)]
         x = milp(cost, integrality=whole, bounds=Bounds(0, upper), constraints=LinearConstraint(rows, low, high)).x
         shares = np.where(x[:n] > 1e-4, x[:n], 0.0)
-        machines = np.bincount(pool_of, shares * rates[k_of] * [v.machines for _, v in options], n_pools)
-        batches = np.ones(n_pools, dtype=np.int64)
-        np.maximum.at(batches, pool_of[shares > 0], batch[shares > 0])
-        return shares, machines, batches
+        batches = np.ones(pools, dtype=np.int64)
+        np.maximum.at(batches, self._pool_of[shares > 0], self._batch[shares > 0])
+        return shares, batches
 
     def _as_routes(self, shares: np.ndarray) -> tuple[tuple[Route, ...], ...]:
         """Return each class's variants by their shares, a function after each where the rule says so."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import linprog
 
-from selfserve.planner import ModelChoice, peak_minute_rate
+from selfserve.planner import ModelChoice, ResourceSelector, peak_minute_rate
 from selfserve.policies.base import PlannerPolicy, Range
 from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools, waiting
 from selfserve.protocol import Decision, Observation, Route, Step
@@ -64,6 +64,9 @@ class Proteus(PlannerPolicy):
         """List each class's variants and size the fleet."""
         super().reset(scenario, history)
         planner = self.planner
+        full_batches = ResourceSelector(scenario, planner.models, pool=self.pool, batch_share=0.5)
+        if all(batching_pays(planner, p) for p in full_batches.pool_of):
+            planner.resources = full_batches
         self._home = sorted(set(planner.resources.pool_of))
         all_pools = range(len(scenario.pools))
         self._batches = tuple(planner.models.batch(p, 0.5)[0] if batching_pays(planner, p) else 1 for p in all_pools)
