@@ -23,6 +23,7 @@ from selfserve.scenario import RequestClass, Scenario
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
+SLOT_S = 10.0  #: length of a slot of the weights and of a decision interval
 BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)  #: batch sizes that are tried for a pool
 ROUND_UP_FROM = 0.1  #: fraction of a machine from which one more is taken
 RESERVES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -213,22 +214,15 @@ def make_plans(workload: Workload, scenario: Scenario, seed: int, slot_s: float)
     return plan
 
 
-def best_plan(
-    workload: Workload, scenario: Scenario, seed: int, execute: Callable[[Plan], Policy], slot_s: float = 10.0
-) -> Plan:
+def best_plan(workload: Workload, scenario: Scenario, seed: int, execute: Callable[[Plan], Policy]) -> Plan:
     """Return the cheapest plan with few violations among a few reserves, each simulated on this very window.
 
-    Args:
-        workload: the window, known in advance.
-        scenario: what serves it.
-        seed: of its arrivals.
-        execute: makes a policy of a plan.
-        slot_s: length of a slot and of a decision interval, seconds.
+    ``execute`` makes a policy of a plan.
 
     Raises:
         InputError: a class that nothing can serve in time.
     """
-    plan, margins = make_plans(workload, scenario, seed, slot_s), list(MARGINS)
+    plan, margins = make_plans(workload, scenario, seed, SLOT_S), list(MARGINS)
     best: tuple[bool, float, Plan] | None = None
     for reserve in RESERVES:
         if best is not None and np.array_equal(plan(reserve, margins[0]).machines, best[2].machines):

@@ -123,12 +123,9 @@ def _print_summary(s: dict[str, Any], seconds: int) -> None:
 
     scored = f"{s['requests']:,} requests scored in {seconds:,} s, {s['rejected']:,} rejected"
     print(f"{s['policy']} on {s['trace']}, scenario {s['scenario']}, seed {s['seed']}: {scored}")
-    usd, million = (
-        "${cost_usd:.4f} (VMs ${vm_cost_usd:.4f}, functions ${function_cost_usd:.4f})",
-        "cost_per_million_usd",
-    )
+    usd = f"${s['cost_usd']:.4f} (VMs ${s['vm_cost_usd']:.4f}, functions ${s['function_cost_usd']:.4f})"
     rows = {
-        "cost": f"{usd.format(**s)}, ${number(million)} a million answers",
+        "cost": f"{usd}, ${number('cost_per_million_usd')} a million answers",
         "offline bound": f"${number('oracle_cost_usd', '{:.4f}')}, cost / bound {number('cost_to_oracle', '{:.3f}')}",
         "violations": f"{s['slo_violation_pct']:.3f} % of SLOs, {s['accuracy_violation_pct']:.3f} % of accuracies",
         "latency": f"p50 {number('p50_s', '{:.3f}')} s, p99 {number('p99_s', '{:.3f}')} s",
