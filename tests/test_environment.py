@@ -16,6 +16,7 @@ from selfserve.features import ACTIONS, AT, LEVELS, OBSERVATIONS, Case, Flock, S
 from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
 from selfserve.steering import PlannerSettings, Steering, steer
+from selfserve.studies import environment as study
 from selfserve.vector import InferenceServingVector, to_stable_baselines3
 
 NAMES = ("selfserve:selfserve/InferenceServing-v0", "selfserve:selfserve/InferenceServingRaw-v0")
@@ -220,3 +221,12 @@ def test_wrong_arguments_are_told_in_a_line():
         many = InferenceServingVector(2, situations="evaluate", twins=True, first=5, count=2)
         for seed in range(20):
             many.reset(seed=seed)
+
+
+def test_what_an_action_does_is_told_against_the_planner_alone():
+    effects = study.sensitivity(SHORT, 1, 0).set_index(["action", "value"])
+    assert effects["cost_ratio"]["none", 0.0] == 1.0
+    assert effects["cost_ratio"]["headroom", 1.0] > 1.05 > effects["cost_ratio"]["headroom", -1.0]
+    assert list(study.actions_table()["action"]) == list(ACTIONS)
+    same = study.agreement(SHORT, 2, 5, 0)
+    assert same["observations"].max() == 0 and same["rewards"].max() < 1e-9

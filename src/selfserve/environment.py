@@ -312,7 +312,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
         episode = self.task.episode(self.np_random)
         self.course = Course(self.task, [episode])
         self.simulator = Simulator(episode.scenario, episode.workload, self.task.interval_s, histogram=True)
-        self._log: list[tuple[float, ...]] = []
+        self.log: list[tuple[float, ...]] = []
         self.course.flock.observe(Seen.one(self.simulator.reset(episode.seed)))
         for _ in range(min(self.course.warmup, self.course.intervals - 1)):
             self._advance(self.course.orders(neutral=True))
@@ -343,7 +343,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
             flock = self.course.flock
             load = float(((seen.arrivals / seen.interval_s) * flock.work[:, 0, :, 0]).sum())
             ready, booting = ((flock.of_role[0] @ x[0]).tolist() for x in (seen.ready, seen.booting))
-            self._log.append((seen.time_s, load, ready[0], ready[1], sum(booting), float(parts["violations"][0])))
+            self.log.append((seen.time_s, load, ready[0], ready[1], sum(booting), float(parts["violations"][0])))
         return reward, parts
 
     def render(self) -> np.ndarray | None:
@@ -355,7 +355,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
 
         figure = Figure(figsize=(6.4, 3.6), dpi=100, layout="constrained")
         canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
-        t, load, home, spot, booting, late = np.array(self._log).T if self._log else np.zeros((6, 0))
+        t, load, home, spot, booting, late = np.array(self.log).T if self.log else np.zeros((6, 0))
         minutes = t / 60
         axes.stackplot(minutes, home, spot, booting, colors=("#56B4E9", "#029E73", "#CCCCCC"), step="post",
                        labels=("on-demand", "spot", "booting"))  # fmt: skip

@@ -177,11 +177,11 @@ def _overrides(seed: int, base: str, machines: float) -> dict[str, object]:
     if base == "spot":
         overrides |= _spot(seed, provider["notice_s"])
     template = _template(base, *(_frozen(overrides[k]) for k in _RESOLVED[base]))
-    overrides["function.price_factor"] = draw["function_price"] / _price_ratio(template)
+    overrides["function.price_factor"] = draw["function_price"] / price_ratio(template)
     return overrides | _classes(seed, template, draw["service_spread"])
 
 
-def _price_ratio(scenario: Scenario) -> float:
+def price_ratio(scenario: Scenario) -> float:
     """Return what a busy function costs over a busy machine slot for the second model's work."""
     vm, fn = scenario.pools[0], scenario.pools[-1]
     machine = vm.usd_per_hour / vm.slots * float(vm.service_ns[1, 1])
@@ -301,7 +301,7 @@ def _pool(pool: Pool, overrides: Mapping[str, Any]) -> Pool:
 
 def _tags(scenario: Scenario, overrides: Mapping[str, Any], spot: bool, seen: bool) -> dict[str, str]:
     ready, machines = scenario.vm.pending_s + scenario.vm.boot_s, overrides["load_machines"]
-    ratio = _price_ratio(scenario)
+    ratio = price_ratio(scenario)
     return {
         "market": "spot" if spot else "on-demand",
         "boot": "under 100 s" if ready < 100 else "100 s or more",
