@@ -30,7 +30,9 @@ def compared():
 def test_schemes_are_policies_with_parameters_they_know():
     for policy, parameters in (prior.SCHEMES | prior.SPOCK).values():
         assert policy == "clairvoyant" or set(parameters) <= set(parameter_names(policy))
-    assert set(policy_names()) <= set(prior.COMPARED)
+    named = {policy for policy, _ in prior.SCHEMES.values()} - {"clairvoyant"}
+    assert named == {"static", "reactive", "util_aware", "exascale", "mixed", "spock", "paragon"} <= set(policy_names())
+    assert named | {"clairvoyant"} <= set(prior.COMPARED)
     assert prior.SPOCK["X-autoscale, predictive"][1] == {"policy": "predictive", "overflow": "never", "headroom": 1.5}
 
 
