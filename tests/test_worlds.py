@@ -5,7 +5,7 @@ from cases import pool_of, scenario_of, to, workload_of
 
 from selfserve.protocol import Admit, Decision
 from selfserve.simulator import Simulator, Worlds
-from selfserve.simulator import state as s
+from selfserve.simulator.world import ROOM
 
 WORLDS, STEPS, INTERVAL_S = 3, 12, 10.0
 
@@ -20,7 +20,9 @@ def test_worlds_equal_single_runs() -> None:
     targets = np.random.default_rng(9).integers(0, 12, (STEPS, WORLDS))
 
     many = Worlds([scenario] * WORLDS, loads, INTERVAL_S)
-    many.reset([7, 8, 9], Decision((0, 0), routes), 12)
+    many.reset([7, 8, 9])
+    for world in many.worlds:
+        world.write_routes(Decision((0, 0), routes))
     ones, zeros = np.ones((WORLDS, 2), np.int64), np.zeros((WORLDS, 2), np.int64)
     for step in range(STEPS):
         many.advance(np.stack([targets[step], np.zeros(WORLDS, np.int64)], axis=1), ones, zeros)
@@ -30,9 +32,11 @@ def test_worlds_equal_single_runs() -> None:
         alone.reset(7 + e)
         for step in range(STEPS):
             alone.advance(Decision((int(targets[step, e]), 0), routes))
-        for name in ("answered", "scored_late", "scored", "served"):
+        world = many.worlds[e]
+        for name in ("answered", "scored_late", "served"):
             single = getattr(alone.world, name)
-            np.testing.assert_array_equal(getattr(many.stack, name)[e], single, err_msg=f"world {e}: {name}")
-        for column in (s.WAITING, s.N_READY, s.CLOSED, s.BILLED, s.LAUNCHES):
-            np.testing.assert_array_equal(many.stack.pool[e, :, column], alone.world.pool[:, column])
-    assert many.stack.ring.shape[3] > 1024  # the queues of the third world grew
+            np.testing.assert_array_equal(getattr(world, name), single, err_msg=f"world {e}: {name}")
+        np.testing.assert_array_equal(world.classes["scored"], alone.world.classes["scored"])
+        for column in ("waiting", "n_ready", "closed", "billed", "launches"):
+            np.testing.assert_array_equal(world.pools[column], alone.world.pools[column])
+    assert many.worlds[2]["room"] > ROOM == many.worlds[0]["room"]  # the queues of the third world grew

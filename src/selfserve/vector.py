@@ -16,9 +16,8 @@ from selfserve.environment import Course, Task, seeds_of
 from selfserve.errors import InputError
 from selfserve.features import Orders, Seen
 from selfserve.scenario import Scenario, to_ns
-from selfserve.simulator import many
-from selfserve.simulator import state as s
-from selfserve.simulator.world import make_room_for_machines, make_world, write_routes
+from selfserve.simulator import Worlds
+from selfserve.simulator.state import NO_SLACK
 
 
 def padded(scenario: Scenario, pools: int) -> Scenario:
@@ -39,17 +38,12 @@ class Road:
         self.course, flock, episodes = course, course.flock, course.episodes
         if len({e.workload.seconds for e in episodes}) > 1:
             raise InputError("environment: worlds stepped together need windows of one length")
-        self.interval_ns = to_ns(course.task.interval_s)
-        self.end_ns = episodes[0].workload.seconds * 1_000_000_000
         self.scenarios = [padded(e.scenario, flock.pools) for e in episodes]
-        money = lambda name, per: np.array([[getattr(p, name) / per for p in x.pools] for x in self.scenarios])  # noqa: E731
-        self._machine, self._busy = money("usd_per_hour", 3600e9), money("usd_per_busy_hour", 3600e3)
-        self._kept, self._request = money("usd_per_busy_hour_provisioned", 3600e3), money("usd_per_request", 1.0)
-        self._accuracy = np.array([[m.accuracy_pct for m in x.models] for x in self.scenarios])
-        n, k, r = flock.shape
-        own = np.arange(r) < np.array([[len(routes) for routes in c.routes] for c in flock.cases])[:, :, None]
+        self.worlds = Worlds(self.scenarios, [e.workload for e in episodes], course.task.interval_s)
+        self.end_ns = self.worlds.end_ns
+        routes = np.array([[len(routes) for routes in c.routes] for c in flock.cases])
+        self._own = own = np.arange(flock.shape[2]) < routes[:, :, None]
         self._at = (*np.nonzero(own), flock.step[own])
-        self._own, self._grid = own, (np.arange(n)[:, None, None], np.arange(flock.pools)[:, None], np.arange(k))
         batches = [[*c.state.batches, *[1] * (flock.pools - len(c.state.batches))] for c in flock.cases]
         self._batch = np.maximum(1, np.array(batches, np.int64))
         waits = [[to_ns(x) for x in c.state.homes.batch_wait_s] for c in flock.cases]
@@ -57,87 +51,44 @@ class Road:
 
     def start(self) -> Seen:
         """Make the worlds and return what is seen at time 0: nothing."""
-        episodes, flock = self.course.episodes, self.course.flock
-        peak = max(int(e.workload.counts.max(initial=0)) for e in episodes)
-        room = np.maximum(1, np.ceil(2 * flock.slow())).astype(np.int64)
-        worlds = []
-        for e, (episode, scenario) in enumerate(zip(episodes, self.scenarios, strict=True)):
-            w = make_world(
-                scenario,
-                episode.workload,
-                self.course.task.interval_s,
-                episode.seed,
-                rows=False,
-                histogram=False,
-                peak=peak,
-            )
-            worlds.append(make_room_for_machines(w, np.full(flock.pools, room[e])))
-        self.stack, self.now_ns, self._fresh = many.pile(worlds), 0, True
-        self._spent = np.zeros((len(episodes), flock.pools))
-        return self._read(0)
+        room = np.maximum(1, np.ceil(2 * self.course.flock.slow())).astype(np.int64)
+        self.worlds.reset([e.seed for e in self.course.episodes])
+        for world, machines in zip(self.worlds.worlds, room, strict=True):
+            world.make_room_for_machines(np.full(len(world.pools), machines))
+        self._fresh = True
+        return self._read()
+
+    @property
+    def now_ns(self) -> int:
+        """Simulated time, nanoseconds."""
+        return self.worlds.now_ns
 
     def advance(self, orders: Orders) -> Seen:
         """Put orders in force and run one interval in every world."""
         if self._fresh:
             self._fresh = False
-            for e, w in enumerate(many.worlds_in(self.stack)):
-                write_routes(w, self.course.flock.decision(orders, e))
+            for e, world in enumerate(self.worlds.worlds):
+                world.write_routes(self.course.flock.decision(orders, e))
         self._direct(orders)
-        self._make_room(orders.machines)
-        many.decide_all(self.stack, self.now_ns, orders.machines, self._batch, self._wait)
-        stop = min(self.now_ns + self.interval_ns, self.end_ns)
-        self.stack = many.run_to(self.stack, stop)
-        span, self.now_ns = stop - self.now_ns, stop
-        return self._read(span)
+        self.worlds.advance(orders.machines, self._batch, self._wait)
+        return self._read()
 
     def _direct(self, orders: Orders) -> None:
         """Write what moves in the routes, as ``write_routes`` does for one world."""
-        running, steps, r = np.cumsum(orders.weight, axis=2), self.stack.step, orders.weight.shape[2]
-        self.stack.route_cum[:, :, :r] = np.rint(running / running[:, :, -1:] * 4096)
+        running, stack, r = np.cumsum(orders.weight, axis=2), self.worlds.stack, orders.weight.shape[2]
+        stack.routes["threshold"][:, :, :r] = np.rint(running / running[:, :, -1:] * 4096)
         slack, late = orders.leave_slack_s[self._own], orders.late_slack_s[self._own]
-        steps[(*self._at, s.SLACK)] = np.where(slack == -np.inf, s.NO_SLACK, np.rint(np.clip(slack, -1e8, 1e8) * 1e9))
-        steps[(*self._at, s.LATE_SLACK)] = np.rint(late * 1e9)
-        steps[(*self._at, s.LATE_MODEL)] = np.where(late > 0, self.course.flock.late_model[self._own], -1)
+        stack.steps["slack"][self._at] = np.where(slack == -np.inf, NO_SLACK, np.rint(np.clip(slack, -1e8, 1e8) * 1e9))
+        stack.steps["late_slack"][self._at] = np.rint(late * 1e9)
+        stack.steps["late_model"][self._at] = np.where(late > 0, self.course.flock.late_model[self._own], -1)
 
-    def _make_room(self, machines: np.ndarray) -> None:
-        pool = self.stack.pool
-        wanted = np.minimum(machines, pool[:, :, s.MAX_MACHINES])
-        if ((wanted + wanted // 8 + 4) * pool[:, :, s.SLOTS] > pool[:, :, s.LEAVES]).any():
-            worlds = many.worlds_in(self.stack)
-            self.stack = many.pile([make_room_for_machines(w, m) for w, m in zip(worlds, machines, strict=True)])
-
-    def _read(self, span_ns: int) -> Seen:
-        """Read the interval that just ended out of the stack; the same as ``Simulator`` observes of one world."""
-        stack, now = self.stack, self.now_ns
-        queue, pool, bucket = stack.queue, stack.pool, int(stack.clock[0, s.BUCKET])
-        head = queue[..., s.HEAD]
-        queued = queue[..., s.TAIL] - head
-        oldest = stack.ring[(*self._grid, head & (stack.ring.shape[3] - 1), s.ARRIVED)]
-        served, spent = stack.served[:, bucket], self._spend()
-        seen = Seen(
-            time_s=now / 1e9, interval_s=span_ns / 1e9, arrivals=stack.arrivals.sum(axis=1),
-            ready=pool[:, :, s.N_READY].copy(), booting=pool[:, :, s.N_BOOTING].copy(),
-            busy_slot_s=stack.busy[:, bucket] / 1e9, queued=queued,
-            head_age_s=np.where(queued > 0, now - oldest, 0) / 1e9, served=served.copy(),
-            late=stack.late[:, bucket].copy(), accuracy_sum=np.einsum("epmk,em->ek", served, self._accuracy),
-            lost=pool[:, :, s.LOST].copy(), refused=pool[:, :, s.REFUSED].copy(), spend_usd=spent - self._spent,
-        )  # fmt: skip
-        self._spent = spent
-        return seen
-
-    def _spend(self) -> np.ndarray:
-        """Return dollars spent so far per world and pool, [E, P]."""
-        stack, now = self.stack, self.now_ns
-        pool, f = stack.pool, stack.function
-        running = pool[:, :, s.CLOSED] + pool[:, :, s.N_READY] * now - pool[:, :, s.SUM_RUNNING]
-        young = np.nonzero(pool[:, :, s.N_BOOTING])
-        if len(young[0]):
-            count = pool[young][:, s.MACHINES, None]  # rows beyond it are left over
-            rows, i = stack.machine[young][:, : int(count.max())], np.arange(count.max())
-            booting = (i < count) & (rows[:, :, s.ALIVE] == 1) & (rows[:, :, s.IS_READY] == 0)
-            running[young] += (np.maximum(0, now - rows[:, :, s.RUNNING_AT]) * booting).sum(axis=1)
-        busy = f[..., s.MS_ALL].sum(2) * self._busy + f[..., s.MS_PROVISIONED_ALL].sum(2) * self._kept
-        return running * self._machine + busy + f[..., s.INVOCATIONS_ALL].sum(2) * self._request
+    def _read(self) -> Seen:
+        """Read the interval that just ended; the same as ``Simulator`` observes of one world."""
+        seen = self.worlds.observe()
+        for name in ("batch_mean", "cold_starts", "queued_request_s"):
+            del seen[name]
+        seen["arrivals"], seen["booting"] = seen["arrivals"].sum(axis=1), seen["booting"].sum(axis=2)
+        return Seen(time_s=self.now_ns / 1e9, interval_s=self.worlds.span_ns / 1e9, **seen)
 
 
 class InferenceServingVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):

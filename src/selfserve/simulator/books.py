@@ -5,75 +5,67 @@ from __future__ import annotations
 import numpy as np
 from numba.cpython.unsafe.numbers import leading_zeros
 
-from selfserve.simulator.jit import kernel
-from selfserve.simulator.state import (
-    BATCHED,
-    BATCHES,
-    BUCKET,
-    BUCKET_START,
-    BUSY,
-    COLD,
-    LOST,
-    P_END,
-    P_HISTOGRAM,
-    P_INTERVAL,
-    P_ROWS,
-    P_WARMUP,
-    PER_OCTAVE_BITS,
-    REFUSED,
-)
+from selfserve.simulator.jit import ints, kernel, routine
+from selfserve.simulator.state import PER_OCTAVE_BITS, ROW, class_of, item, pool_of
 
 
 @kernel
-def book_busy(w, p, start, finish):
+def book_busy(w, pool, start, finish):
     """Book a slot's work into the decision intervals that it spans and into the scored window."""
-    interval, bucket, last = w.par[P_INTERVAL], w.clock[BUCKET], w.served.shape[0] - 1
-    a = start - w.clock[BUCKET_START]
-    b = min(finish, w.par[P_END]) - w.clock[BUCKET_START]
-    if b <= interval:
-        w.busy[bucket, p] += max(0, b - a)
+    end = min(finish, w.end)
+    if end <= w.until:
+        ints(w.busy_now)[pool.index] += max(0, end - start)
     else:
-        i = a // interval
-        while i < last and (i + 1) * interval < b:
-            w.busy[(bucket + i) % (last + 1), p] += (i + 1) * interval - a
-            i += 1
-            a = i * interval
-        w.busy[(bucket + min(i, last)) % (last + 1), p] += b - a
-    low = max(start, w.par[P_WARMUP])
-    high = min(finish, w.par[P_END])
-    if high > low:
-        w.pool[p, BUSY] += high - low
+        book_busy_ahead(w, pool, start, end)
+    pool.busy += max(0, end - max(start, w.warmup))
+
+
+@routine
+def book_busy_ahead(w, pool, start, end):
+    """Book work that goes on after the present interval."""
+    a, b, last = start - w.from_ns, end - w.from_ns, w.n_buckets - 1
+    busy, i = ints(w.busy_at), a // w.interval
+    while i < last and (i + 1) * w.interval < b:
+        busy[(w.bucket + i) % (last + 1) * w.n_pools + pool.index] += (i + 1) * w.interval - a
+        i += 1
+        a = i * w.interval
+    busy[(w.bucket + min(i, last)) % (last + 1) * w.n_pools + pool.index] += b - a
+
+
+@routine
+def bucket_of(w, finish):
+    """Return the place in the books of the interval in which a later finish lies."""
+    ahead = min((finish - w.from_ns - 1) // w.interval, w.n_buckets - 1)
+    return (w.bucket + ahead) % w.n_buckets
 
 
 @kernel
-def book_answer(w, p, m, k, arrived, meta, start, finish, cold):
+def book_answer(w, pool, m, k, arrived, ident, start, finish, cold):
     """Book an answer: into the interval of its finish, the score if it arrived after the warm-up, and its row."""
-    b = finish - w.clock[BUCKET_START]
-    bucket = w.clock[BUCKET]
-    if b > w.par[P_INTERVAL]:
-        buckets = w.served.shape[0]
-        bucket = (bucket + min((b - 1) // w.par[P_INTERVAL], buckets - 1)) % buckets
+    c = class_of(w, k)
     latency = finish - arrived
-    late = latency > w.slo[k]
-    if finish <= w.par[P_END]:
-        w.served[bucket, p, m, k] += 1
-        if late:
-            w.late[bucket, k] += 1
-    if arrived >= w.par[P_WARMUP]:
-        w.answered[p, m, k] += 1
-        if late:
-            w.scored_late[m, k] += 1
-        if w.par[P_HISTOGRAM]:
-            w.histogram[k, histogram_bin(latency)] += 1
-        if w.window_ns[k]:
-            w.windows[k, (arrived - w.par[P_WARMUP]) // w.window_ns[k], m] += 1
-    if w.par[P_ROWS]:
-        i = meta >> 32
-        w.row_pool[i] = p
-        w.row_model[i] = m
-        w.row_start[i] = start
-        w.row_finish[i] = finish
-        w.row_cold[i] = cold
+    late = np.int64(latency > c.slo)
+    cell = (pool.index * w.n_models + m) * w.n_classes + k
+    if finish <= w.until:
+        ints(w.served_now)[cell] += 1
+        ints(w.late_now)[k] += late
+    elif finish <= w.end:
+        bucket = bucket_of(w, finish)
+        ints(w.served_at)[bucket * w.n_pools * w.n_models * w.n_classes + cell] += 1
+        ints(w.late_at)[bucket * w.n_classes + k] += late
+    if arrived >= w.warmup:
+        ints(w.answered_at)[cell] += 1
+        ints(w.scored_late_at)[m * w.n_classes + k] += late
+        if c.histogram_at:
+            ints(c.histogram_at)[histogram_bin(latency)] += 1
+        if c.window_ns:
+            if arrived < c.window_from or arrived >= c.window_from + c.window_ns:
+                c.window = (arrived - w.warmup) // c.window_ns
+                c.window_from = w.warmup + c.window * c.window_ns
+            ints(c.windows_at)[c.window * w.n_models + m] += 1
+    if w.rows_at:
+        row = item(w.rows_at, ident, ROW)
+        row.pool, row.model, row.start, row.finish, row.cold = pool.index, m, start, finish, cold
 
 
 @kernel
@@ -83,19 +75,27 @@ def histogram_bin(latency):
     return (octave << PER_OCTAVE_BITS) | ((latency >> octave) & ((1 << PER_OCTAVE_BITS) - 1))
 
 
-@kernel
+@routine
 def begin_interval(w, now):
     """Open the books of a new decision interval: the bucket of the last one becomes the furthest ahead."""
-    if now > w.clock[BUCKET_START]:
-        done = w.clock[BUCKET]
-        w.served[done] = 0
-        w.late[done] = 0
-        w.busy[done] = 0
-        w.clock[BUCKET] = (done + 1) % w.served.shape[0]
-    w.arrivals[:] = 0
-    w.pool[:, COLD] = 0
-    w.pool[:, LOST] = 0
-    w.pool[:, REFUSED] = 0
-    w.pool[:, BATCHES] = 0
-    w.pool[:, BATCHED] = 0
-    w.clock[BUCKET_START] = now
+    cells = w.n_pools * w.n_models * w.n_classes
+    if now > w.from_ns:
+        clear(w.served_now, cells)
+        clear(w.late_now, w.n_classes)
+        clear(w.busy_now, w.n_pools)
+        w.bucket = (w.bucket + 1) % w.n_buckets
+    w.served_now = w.served_at + 8 * w.bucket * cells
+    w.late_now = w.late_at + 8 * w.bucket * w.n_classes
+    w.busy_now = w.busy_at + 8 * w.bucket * w.n_pools
+    clear(w.seen_at, w.n_seconds_seen * w.n_classes)
+    for p in range(w.n_pools):
+        pool = pool_of(w, p)
+        pool.cold = pool.lost = pool.refused = pool.batches = pool.batched = 0
+    w.from_ns, w.until = now, min(now + w.interval, w.end)
+
+
+@kernel
+def clear(address, n):
+    """Set n integers to 0."""
+    for i in range(n):
+        ints(address)[i] = 0

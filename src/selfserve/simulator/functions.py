@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from selfserve.simulator.books import book_busy
-from selfserve.simulator.jit import kernel
+from selfserve.simulator.jit import ints, kernel, routine
 from selfserve.simulator.slots import root
-from selfserve.simulator.state import (
-    COLD,
-    COLDS,
-    DUE,
-    IN_FLIGHT,
-    INVOCATIONS,
-    INVOCATIONS_ALL,
-    MS,
-    MS_ALL,
-    MS_PROVISIONED,
-    MS_PROVISIONED_ALL,
-    P_BURST,
-    P_CONCURRENCY,
-    P_INIT,
-    P_KEEP_ALIVE,
-    P_TOKEN_NS,
-    P_WARMUP,
-    TAT,
-    WARM,
-)
+from selfserve.simulator.state import DUE, function_of
 
 
-@kernel
-def settle(w, now, p, m):
+@routine
+def settle(w, now, f):
     """Move containers that have finished from the heap of those in flight to the stack of warm ones."""
-    heap, f = w.flight[p, m], w.function[p, m]
-    while f[IN_FLIGHT] > 0 and heap[0] <= now:
-        w.warm[p, m, f[WARM]] = heap[0]
-        f[WARM] += 1
-        f[IN_FLIGHT] -= 1
-        n = f[IN_FLIGHT]
+    heap, warm = ints(f.flight_at), ints(f.warm_at)
+    while f.in_flight > 0 and heap[0] <= now:
+        warm[f.warm] = heap[0]
+        f.warm += 1
+        f.in_flight -= 1
+        n = f.in_flight
         last = heap[n]
         i = 0
         while 2 * i + 1 < n:
@@ -47,67 +27,64 @@ def settle(w, now, p, m):
             heap[i] = heap[c]
             i = c
         heap[i] = last
-    if f[WARM] > 0 and w.warm[p, m, f[WARM] - 1] + w.par[P_KEEP_ALIVE] <= now:
-        f[WARM] = 0  # the most recently used one has expired, hence all have
+    if f.warm > 0 and warm[f.warm - 1] + w.keep_alive <= now:
+        f.warm = 0  # the most recently used one has expired, hence all have
 
 
 @kernel
-def token_key(w, p, m):
+def token_key(w, f):
     """Return the key from which a new container may be created."""
-    at = w.function[p, m, TAT] - (w.par[P_BURST] - 1) * w.par[P_TOKEN_NS]
-    return at << 3 | DUE
+    return (f.tat - (w.burst - 1) * w.token_ns) << 3 | DUE
 
 
 @kernel
-def can_start(w, key, p, m):
+def can_start(w, key, pool, m):
     """Return whether a function can take a batch now: provisioned slot free, warm container, or a new one allowed."""
     now = key >> 3
-    if root(w, p) <= now:
+    if root(pool) <= now:
         return True
-    settle(w, now, p, m)
-    f = w.function[p, m]
-    return f[IN_FLIGHT] < w.par[P_CONCURRENCY] and (f[WARM] > 0 or token_key(w, p, m) <= key)
+    f = function_of(pool, m)
+    settle(w, now, f)
+    return f.in_flight < w.concurrency and (f.warm > 0 or token_key(w, f) <= key)
 
 
 @kernel
-def run_container(w, now, p, m, service, latest):
+def run_container(w, now, pool, m, service, latest):
     """Serve on a warm or a new container; return (finish, cold). The caller has checked ``can_start``."""
-    f = w.function[p, m]
+    f = function_of(pool, m)
     cold = 0
-    if f[WARM] > 0:
-        f[WARM] -= 1
+    if f.warm > 0:
+        f.warm -= 1
     else:
         cold = 1
-        f[TAT] = max(f[TAT], now) + w.par[P_TOKEN_NS]
-        service += w.par[P_INIT]
-        w.pool[p, COLD] += 1
-        if latest >= w.par[P_WARMUP]:
-            f[COLDS] += 1
+        f.tat = max(f.tat, now) + w.token_ns
+        service += w.init
+        pool.cold += 1
+        if latest >= w.warmup:
+            f.colds += 1
     finish = now + service
-    heap = w.flight[p, m]
-    i = f[IN_FLIGHT]
-    f[IN_FLIGHT] += 1
+    heap, i = ints(f.flight_at), f.in_flight
+    f.in_flight += 1
     while i > 0 and heap[(i - 1) >> 1] > finish:
         heap[i] = heap[(i - 1) >> 1]
         i = (i - 1) >> 1
     heap[i] = finish
     ms = (service + 999_999) // 1_000_000
-    f[MS_ALL] += ms
-    f[INVOCATIONS_ALL] += 1
-    if latest >= w.par[P_WARMUP]:
-        f[MS] += ms
-        f[INVOCATIONS] += 1
-    book_busy(w, p, now, finish)
+    f.ms_all += ms
+    f.invocations_all += 1
+    if latest >= w.warmup:
+        f.ms += ms
+        f.invocations += 1
     return finish, cold
 
 
 @kernel
-def bill_provisioned(w, p, m, service, latest):
+def bill_provisioned(w, pool, m, service, latest):
     """Bill an invocation that ran on a provisioned container."""
-    f = w.function[p, m]
+    f = function_of(pool, m)
     ms = (service + 999_999) // 1_000_000
-    f[MS_PROVISIONED_ALL] += ms
-    f[INVOCATIONS_ALL] += 1
-    if latest >= w.par[P_WARMUP]:
-        f[MS_PROVISIONED] += ms
-        f[INVOCATIONS] += 1
+    f.ms_provisioned_all += ms
+    f.invocations_all += 1
+    if latest >= w.warmup:
+        f.ms_provisioned += ms
+        f.invocations += 1

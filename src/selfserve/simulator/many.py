@@ -1,7 +1,4 @@
-"""Many worlds in one compiled call: the road of single runs (one world) and of vector environments alike.
-
-A stack is a ``World`` whose arrays have one more axis in front: the world.
-"""
+"""Many worlds in one compiled call: the road of single runs (one world) and of vector environments alike."""
 
 from __future__ import annotations
 
@@ -10,161 +7,135 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from selfserve.protocol import BOOT_AGE_BINS
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator.books import begin_interval
 from selfserve.simulator.engine import advance, decide
-from selfserve.simulator.fleet import close_bills
-from selfserve.simulator.jit import kernel
-from selfserve.simulator.state import NEVER, World
-from selfserve.simulator.world import grow, make_room_for_machines, make_world, write_routes
+from selfserve.simulator.fleet import close_bills, take_stock
+from selfserve.simulator.jit import item, kernel
+from selfserve.simulator.state import NEVER, WORLD
+from selfserve.simulator.world import Stack, World, addresses
 
 if TYPE_CHECKING:
-    from selfserve.protocol import Decision
     from selfserve.workload import Workload
 
 
 @kernel
-def world_of(w, e):
-    """Return world e of a stack, without a copy."""
-    return World(
-        w.par[e],
-        w.base[e],
-        w.service[e],
-        w.believed[e],
-        w.slo[e],
-        w.quantile[e],
-        w.boot[e],
-        w.exponential[e],
-        w.thresholds[e],
-        w.counts[e],
-        w.times[e],
-        w.storm[e],
-        w.hazard[e],
-        w.window_ns[e],
-        w.routes[e],
-        w.route_cum[e],
-        w.n_steps[e],
-        w.step[e],
-        w.clock[e],
-        w.pool[e],
-        w.tree[e],
-        w.end_of[e],
-        w.machine[e],
-        w.queue[e],
-        w.ring[e],
-        w.held[e],
-        w.function[e],
-        w.flight[e],
-        w.warm[e],
-        w.doomed[e],
-        w.arrive_at[e],
-        w.arrive_draw[e],
-        w.batch[e],
-        w.arrivals[e],
-        w.served[e],
-        w.late[e],
-        w.busy[e],
-        w.answered[e],
-        w.scored_late[e],
-        w.scored[e],
-        w.histogram[e],
-        w.windows[e],
-        w.row_class[e],
-        w.row_pool[e],
-        w.row_model[e],
-        w.row_start[e],
-        w.row_finish[e],
-        w.row_cold[e],
-        w.row_arrived[e],
-    )
-
-
-@kernel
-def decide_all(stack, now, target, batch_max, batch_wait):
-    """Open the next interval at ``now`` (ns) and put a decision in force in every world; arrays [E, P]."""
-    for e in range(stack.par.shape[0]):
-        w = world_of(stack, e)
+def _decide(heads, now, target, batch_max, batch_wait):
+    for e in range(target.shape[0]):
+        w = item(heads, e, WORLD)
         begin_interval(w, now)
         decide(w, now, target[e], batch_max[e], batch_wait[e])
 
 
 @kernel
-def advance_all(stack, stop):
-    """Run every world until ``stop`` (ns); return whether arrays must grow before one of them can go on."""
-    for e in range(stack.par.shape[0]):
-        if not advance(world_of(stack, e), stop):
-            return False
-    return True
+def _advance(heads, first, worlds, stop):
+    """Run worlds ``first`` .. ``worlds - 1`` until ``stop``; return the one whose arrays must grow first, or -1."""
+    for e in range(first, worlds):
+        if not advance(item(heads, e, WORLD), stop):
+            return e
+    return -1
 
 
 @kernel
-def close_all(stack):
-    """Bill the machines still alive to the end of the window in every world."""
-    for e in range(stack.par.shape[0]):
-        close_bills(world_of(stack, e))
+def _take_stock(heads, now, booting, running):
+    for e in range(running.shape[0]):
+        take_stock(item(heads, e, WORLD), now, booting[e], running[e])
 
 
-def pile(worlds: Sequence[World]) -> World:
-    """Return a stack of worlds of one scenario shape (a view if there is one world); shorter arrays are padded."""
-    if len(worlds) == 1:
-        return World(*(a[None] for a in worlds[0]))
-    return World(*(_pile_field(name, [getattr(w, name) for w in worlds]) for name in World._fields))
-
-
-def _pile_field(name: str, arrays: list[np.ndarray]) -> np.ndarray:
-    """Return arrays of unequal length stacked: class shares go on with their last row, all else ends in zeros."""
-    shape = np.max([a.shape for a in arrays], axis=0)
-    pad = [[(0, int(n - m)) for n, m in zip(shape, a.shape, strict=True)] for a in arrays]
-    if name == "tree":
-        return np.stack([np.pad(a, p, constant_values=NEVER) for a, p in zip(arrays, pad, strict=True)])
-    mode = "edge" if name == "thresholds" else "constant"
-    return np.stack([np.pad(a, p, mode=mode) for a, p in zip(arrays, pad, strict=True)])  # type: ignore[call-overload]
-
-
-def worlds_in(stack: World) -> list[World]:
-    """Return the worlds of a stack as views."""
-    return [World(*(a[e] for a in stack)) for e in range(stack.par.shape[0])]
-
-
-def run_to(stack: World, stop: int) -> World:
-    """Run all worlds until ``stop`` (ns), growing arrays as needed; return the stack (a new one if it grew)."""
-    while not advance_all(stack, stop):
-        stack = pile([grow(w) for w in worlds_in(stack)])
-    return stack
+@kernel
+def _close(heads, worlds):
+    for e in range(worlds):
+        close_bills(item(heads, e, WORLD))
 
 
 class Worlds:
-    """Many runs stepped together: what a vector environment and the benchmark drive.
+    """E runs stepped together; its arrays are those of :class:`selfserve.simulator.world.Stack`.
 
     Args:
         scenarios: one a world; same numbers of pools, models and classes.
         workloads: one a world; same length.
         interval_s: decision interval, seconds.
+        requests: keep one row a request (memory then grows with the window).
+        histogram: keep latency histograms (percentiles).
     """
 
-    def __init__(self, scenarios: Sequence[Scenario], workloads: Sequence[Workload], interval_s: float) -> None:
-        self.scenarios, self.workloads, self.interval_ns = scenarios, workloads, to_ns(interval_s)
-        self.interval_s = interval_s
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        workloads: Sequence[Workload],
+        interval_s: float,
+        *,
+        requests: bool = False,
+        histogram: bool = False,
+    ) -> None:
+        self.scenarios, self.workloads, self.interval_s = scenarios, workloads, interval_s
+        self.interval_ns, self.end_ns = to_ns(interval_s), to_ns(workloads[0].seconds)
+        self._rows, self._histogram = requests, histogram
+        each = lambda name, per: np.array([[getattr(p, name) / per for p in x.pools] for x in scenarios])  # noqa: E731
+        self._machine_price, self._request_price = each("usd_per_hour", 3600e9), each("usd_per_request", 1.0)
+        self._busy_price = each("usd_per_busy_hour", 3600e3)
+        self._provisioned_price = each("usd_per_busy_hour_provisioned", 3600e3)
+        self._accuracy = np.array([x.accuracy_pct for x in scenarios])
 
-    def reset(self, seeds: Sequence[int], routes: Decision, most_machines: int) -> None:
-        """Start all worlds anew.
-
-        Args:
-            seeds: one a world.
-            routes: the decision whose routes all worlds follow.
-            most_machines: largest target that will be asked of any pool.
-        """
-        peak = max(int(w.counts.max(initial=0)) for w in self.workloads)
-        worlds = []
-        for scenario, workload, seed in zip(self.scenarios, self.workloads, seeds, strict=True):
-            w = make_world(scenario, workload, self.interval_s, seed, rows=False, histogram=False, peak=peak)
-            w = make_room_for_machines(w, np.full(len(scenario.pools), most_machines))
-            write_routes(w, routes)
-            worlds.append(w)
-        self.stack, self.now_ns = pile(worlds), 0
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Start all worlds anew, one seed a world, with empty fleets and no routes (``World.write_routes``)."""
+        self.stack, self.now_ns, self.span_ns = Stack(self.scenarios, self.interval_s), 0, 0
+        given = zip(self.scenarios, self.workloads, seeds, strict=True)
+        keep = self._rows, self._histogram
+        self.worlds = [World(self.stack, e, *args, *keep) for e, args in enumerate(given)]
+        self._at = addresses(self.stack.heads)
+        self._area = np.zeros(self.stack.queues.shape, np.int64)
+        self._spent = np.zeros(self.stack.pools.shape)
 
     def advance(self, target: np.ndarray, batch_max: np.ndarray, batch_wait_ns: np.ndarray) -> None:
         """Put targets and batches (int64 [E, P]) in force and run one interval in every world."""
-        decide_all(self.stack, self.now_ns, target, batch_max, batch_wait_ns)
-        self.now_ns += self.interval_ns
-        self.stack = run_to(self.stack, self.now_ns)
+        pools = self.stack.pools
+        tight = ((np.minimum(target, pools["max_machines"]) * 9 // 8 + 4) * pools["slots"] > pools["leaves"]).any(1)
+        for e in np.flatnonzero(tight):
+            self.worlds[e].make_room_for_machines(target[e])
+        _decide(self._at, self.now_ns, target, batch_max, batch_wait_ns)
+        stop = min(self.now_ns + self.interval_ns, self.end_ns)
+        self._run_to(stop)
+        self.span_ns, self.now_ns = stop - self.now_ns, stop
+
+    def finish(self) -> None:
+        """Run to the last answer and bill the machines still alive to the end of the window."""
+        self._run_to(NEVER - 1)
+        _close(self._at, len(self.worlds))
+
+    def _run_to(self, stop: int) -> None:
+        e = 0
+        while (e := _advance(self._at, e, len(self.worlds), stop)) >= 0:
+            self.worlds[e].grow()
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """Return the fields of an ``Observation`` of the interval that just ended, all but its times, shape [E, ..]."""
+        w, now = self.stack, self.now_ns
+        pools, queues, functions, bucket = w.pools, w.queues, w.functions, w.heads["bucket"][0]
+        queued = queues["tail"] - queues["head"]
+        area = queues["area"] + queued * now
+        booting, spent = np.zeros((*pools.shape, BOOT_AGE_BINS), np.int64), np.zeros(pools.shape)
+        _take_stock(self._at, now, booting, spent)
+        spent *= self._machine_price
+        spent += functions["ms_all"].sum(2) * self._busy_price
+        spent += functions["ms_provisioned_all"].sum(2) * self._provisioned_price
+        spent += functions["invocations_all"].sum(2) * self._request_price
+        served = w.served[:, bucket].copy()
+        seen = {
+            "arrivals": w.seen.copy(),
+            "booting": booting,
+            "busy_slot_s": w.busy[:, bucket] / 1e9,
+            "queued": queued,
+            "queued_request_s": (area - self._area) / 1e9,
+            "head_age_s": np.where(queued > 0, now + queues["slo"] - queues["first"], 0) / 1e9,
+            "served": served,
+            "late": w.late[:, bucket].copy(),
+            "accuracy_sum": np.einsum("epmk,em->ek", served, self._accuracy),
+            "batch_mean": pools["batched"] / np.maximum(1, pools["batches"]),
+            "spend_usd": spent - self._spent,
+        }
+        for name, field in {"ready": "n_ready", "cold_starts": "cold", "lost": "lost", "refused": "refused"}.items():
+            seen[name] = pools[field].copy()
+        self._area, self._spent = area, spent
+        return seen

@@ -2,124 +2,100 @@
 
 from __future__ import annotations
 
-from selfserve.simulator.jit import U32, kernel
-from selfserve.simulator.state import (
-    AREA,
-    ARRIVED,
-    FIRST,
-    HEAD,
-    IS_FUNCTION,
-    LATE_MODEL,
-    LATE_SLACK,
-    META,
-    NEVER,
-    NO_SLACK,
-    SLACK,
-    TAIL,
-    TO_POOL,
-    WAITING,
-    WORK,
-    WORK_GONE,
-    WORK_IN,
-)
+from selfserve.simulator.jit import ints, kernel, routine
+from selfserve.simulator.state import NEVER, NO_SLACK, class_of, model_of, queue_of, route_of, step_of, waiter_of
 
 
 @kernel
-def model_of(meta):
-    """Return the model a waiting request holds; meta: id << 32 | quantile << 20 | model << 12 | route << 6 | step."""
-    return U32((meta >> 12) & 255)
-
-
-@kernel
-def enqueue(w, now, p, k, arrived, meta, work):
+def enqueue(w, now, pool, k, arrived, meta, work):
     """Put a request into a pool's queue, in id order inside its class (one that comes back is older than others)."""
-    q = w.queue[p, k]
-    ring = w.ring[p, k]
-    mask = ring.shape[0] - 1
-    i = q[TAIL]
-    q[TAIL] += 1
-    q[WORK_IN] += work
-    while i > q[HEAD] and ring[U32((i - 1) & mask), META] >> 32 > meta >> 32:
-        ring[U32(i & mask), ARRIVED] = ring[U32((i - 1) & mask), ARRIVED]
-        ring[U32(i & mask), META] = ring[U32((i - 1) & mask), META]
-        ring[U32(i & mask), WORK] = ring[U32((i - 1) & mask), WORK] + work
+    q = queue_of(pool, k)
+    i = q.tail
+    q.tail += 1
+    q.area -= now
+    while i > q.head and waiter_of(q, i - 1).meta >> 26 > meta >> 26:
+        before, here = waiter_of(q, i - 1), waiter_of(q, i)
+        here.arrived, here.meta, here.work = before.arrived, before.meta, before.work + work
         i -= 1
-    ring[U32(i & mask), ARRIVED] = arrived
-    ring[U32(i & mask), META] = meta
-    before = ring[U32((i - 1) & mask), WORK] if i > q[HEAD] else q[WORK_GONE]
-    ring[U32(i & mask), WORK] = before + work
-    if i == q[HEAD]:
-        q[FIRST] = arrived + w.slo[k]
-    q[AREA] -= now
-    w.held[p, model_of(meta)] += 1
-    w.pool[p, WAITING] += 1
+    here = waiter_of(q, i)
+    here.arrived, here.meta = arrived, meta
+    here.work = work + (waiter_of(q, i - 1).work if i > q.head else q.work_gone)
+    if i == q.head:
+        note_head(w, pool, k)
+    ints(pool.held_at)[model_of(meta)] += 1
+    pool.waiting += 1
 
 
 @kernel
-def dequeue(w, now, p, k):
-    """Take the head of a class out of a pool's queue."""
-    q = w.queue[p, k]
-    i = U32(q[HEAD] & (w.ring.shape[2] - 1))
-    q[WORK_GONE] = w.ring[p, k, i, WORK]
-    q[HEAD] += 1
-    q[AREA] += now
-    w.held[p, model_of(w.ring[p, k, i, META])] -= 1
-    w.pool[p, WAITING] -= 1
-    q[FIRST] = NEVER
-    if q[HEAD] < q[TAIL]:
-        q[FIRST] = w.ring[p, k, U32(q[HEAD] & (w.ring.shape[2] - 1)), ARRIVED] + w.slo[k]
+def dequeue(w, now, pool, k):
+    """Take the head of a class out of a pool's queue; an empty ring begins anew, so that its memory stays near."""
+    q = queue_of(pool, k)
+    q.work_gone = waiter_of(q, q.head).work
+    q.area += now
+    ints(pool.held_at)[q.model] -= 1
+    pool.waiting -= 1
+    q.head += 1
+    if q.head == q.tail:
+        q.head = q.tail = 0
+    note_head(w, pool, k)
+
+
+@routine
+def note_head(w, pool, k):
+    """Note what the head of a class may do: its place in queue order, when it leaves, when it binds late."""
+    q = queue_of(pool, k)
+    q.first = q.order = q.leave_at = q.late_after = NEVER
+    if q.head == q.tail:
+        return
+    head = waiter_of(q, q.head)
+    q.first, q.order, q.model = head.arrived + q.slo, head.meta >> 26, model_of(head.meta)
+    r, s = head.meta & 63, (head.meta >> 26) & 63
+    if r >= class_of(w, k).n_routes or s >= route_of(w, k, r).n_steps:
+        return
+    step = step_of(w, k, r, s)
+    if step.pool != pool.index:
+        return  # the decision in force has another step there (rule 5.2)
+    if s + 1 < route_of(w, k, r).n_steps and step.slack != NO_SLACK:
+        q.leave_at = q.first - step.slack
+    if step.late_model >= 0 and not pool.is_function:
+        q.late_after, q.late_model = q.first - step.late_slack, step.late_model
 
 
 @kernel
-def work_ahead(w, p, deadline, ident):
+def answering_model(q, now):
+    """Return the model that answers the head if it is dispatched now (rule 5.3)."""
+    return q.late_model if now > q.late_after else q.model
+
+
+@kernel
+def work_ahead(w, pool, deadline, order):
     """Return the believed work waiting before (deadline, id), nanoseconds; O(classes x log of the queue)."""
-    mask = w.ring.shape[2] - 1
     total = 0
-    for j in range(w.slo.shape[0]):
-        k = U32(j)
-        low, high = w.queue[p, k, HEAD], w.queue[p, k, TAIL]
+    for k in range(w.n_classes):
+        q = queue_of(pool, k)
+        if q.first > deadline:
+            continue
+        low, high = q.head, q.tail
+        last = waiter_of(q, high - 1)
+        if last.arrived + q.slo < deadline:
+            low = high  # the usual case: all of them are before it
         while low < high:
             middle = (low + high) >> 1
-            d = w.ring[p, k, U32(middle & mask), ARRIVED] + w.slo[k]
-            if d < deadline or (d == deadline and w.ring[p, k, U32(middle & mask), META] >> 32 < ident):
+            at = waiter_of(q, middle)
+            if at.arrived + q.slo < deadline or (at.arrived + q.slo == deadline and at.meta >> 26 < order):
                 low = middle + 1
             else:
                 high = middle
-        if low > w.queue[p, k, HEAD]:
-            total += w.ring[p, k, U32((low - 1) & mask), WORK] - w.queue[p, k, WORK_GONE]
+        if low > q.head:
+            total += waiter_of(q, low - 1).work - q.work_gone
     return total
 
 
 @kernel
-def current_step(w, p, k, meta):
-    """Return a waiting request's (route, step) in the decision in force, and whether it exists (rule 5.2)."""
-    r, s = (meta >> 6) & 63, meta & 63
-    if r < w.routes[k] and s < w.n_steps[k, r] and w.step[k, r, s, TO_POOL] == p:
-        return U32(r), U32(s), True
-    return U32(0), U32(0), False
-
-
-@kernel
-def model_at_dispatch(w, now, p, k, arrived, meta):
-    """Return the model that answers: the late model if too little time is left (rule 5.3; machines only)."""
-    if not w.pool[p, IS_FUNCTION]:
-        r, s, exists = current_step(w, p, k, meta)
-        if exists and w.step[k, r, s, LATE_MODEL] >= 0 and arrived + w.slo[k] - now < w.step[k, r, s, LATE_SLACK]:
-            return U32(w.step[k, r, s, LATE_MODEL])
-    return model_of(meta)
-
-
-@kernel
-def leave_time(w, p, k, arrived, meta):
-    """Return when a waiting request moves on to the next step of its route, or NEVER (rule 5.6)."""
-    r, s, exists = current_step(w, p, k, meta)
-    if exists and s + 1 < w.n_steps[k, r] and w.step[k, r, s, SLACK] != NO_SLACK:
-        return arrived + w.slo[k] - w.step[k, r, s, SLACK]
-    return NEVER
-
-
-@kernel
-def head_of(w, p, k):
-    """Return (arrival time, meta) of the head of a class."""
-    i = U32(w.queue[p, k, HEAD] & (w.ring.shape[2] - 1))
-    return w.ring[p, k, i, ARRIVED], w.ring[p, k, i, META]
+def next_to_leave(w, pool):
+    """Return the class whose head leaves first (rule 5.6)."""
+    best = 0
+    for k in range(w.n_classes):
+        if queue_of(pool, k).leave_at < queue_of(pool, best).leave_at:
+            best = k
+    return best

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from selfserve.protocol import Decision, Observation
     from selfserve.scenario import Scenario
     from selfserve.simulator.run import Simulator
+    from selfserve.simulator.world import World
 
 
 @dataclass
@@ -121,14 +122,14 @@ def _share(part: float, whole: float) -> float:
     return 100.0 * float(part) / float(whole) if whole else 0.0
 
 
-def _class_tables(w: s.World, scenario: Scenario) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _class_tables(w: World, scenario: Scenario) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (classes, class_totals)."""
     accuracy = scenario.accuracy_pct
     classes, totals = [], []
     for k, c in enumerate(scenario.classes):
         by_model, late = w.answered[:, :, k].sum(0), w.scored_late[:, k]
         below = accuracy < c.min_accuracy_pct
-        answered, requests = int(by_model.sum()), int(w.scored[k])
+        answered, requests = int(by_model.sum()), int(w.classes["scored"][k])
         rejected = requests - answered
         either = int(np.where(below, by_model, late).sum())
         counts = [requests, answered, rejected, int(late.sum()), int(by_model[below].sum()), either]
@@ -142,12 +143,12 @@ def _class_tables(w: s.World, scenario: Scenario) -> tuple[pd.DataFrame, pd.Data
     return pd.DataFrame(classes, columns=columns), pd.DataFrame(totals, columns=total_columns)
 
 
-def _windows(w: s.World, scenario: Scenario) -> pd.DataFrame:
+def _windows(w: World, scenario: Scenario) -> pd.DataFrame:
     """Return the accuracy windows of the classes that have a mean target (rule 10 of the design's physics)."""
     rows, accuracy = [], scenario.accuracy_pct
-    warmup, end = w.par[s.P_WARMUP] / 1e9, w.par[s.P_END] / 1e9
+    warmup, end = w["warmup"] / 1e9, w["end"] / 1e9
     for k, c in enumerate(scenario.classes):
-        if not w.window_ns[k]:
+        if not w.classes["window_ns"][k]:
             continue
         below = accuracy < c.min_accuracy_pct
         for i, counts in enumerate(w.windows[k]):
@@ -173,25 +174,25 @@ def _accuracy_violations(totals: pd.DataFrame, windows: pd.DataFrame, scenario: 
     return count
 
 
-def _costs(w: s.World, scenario: Scenario) -> np.ndarray:
+def _costs(w: World, scenario: Scenario) -> np.ndarray:
     """Return dollars per pool of the scored window, shape [P]."""
-    f = w.function.sum(1)
+    f = {name: w.functions[name].sum(1) for name in ("ms", "ms_provisioned", "invocations")}
     costs = []
     for i, p in enumerate(scenario.pools):
-        machine = int(w.pool[i, s.BILLED]) / 3600e9 * p.usd_per_hour
-        busy = int(f[i, s.MS]) / 3600e3 * p.usd_per_busy_hour
-        provisioned = int(f[i, s.MS_PROVISIONED]) / 3600e3 * p.usd_per_busy_hour_provisioned
-        costs.append(machine + busy + provisioned + int(f[i, s.INVOCATIONS]) * p.usd_per_request)
+        machine = int(w.pools["billed"][i]) / 3600e9 * p.usd_per_hour
+        busy = int(f["ms"][i]) / 3600e3 * p.usd_per_busy_hour
+        provisioned = int(f["ms_provisioned"][i]) / 3600e3 * p.usd_per_busy_hour_provisioned
+        costs.append(machine + busy + provisioned + int(f["invocations"][i]) * p.usd_per_request)
     return np.array(costs)
 
 
-def _requests(w: s.World, scenario: Scenario) -> pd.DataFrame:
+def _requests(w: World, scenario: Scenario) -> pd.DataFrame:
     """Return one row per scored request."""
-    n = int(w.clock[s.NEXT_ID])
-    scored = w.row_arrived[:n] >= w.par[s.P_WARMUP]
-    arrived, start, finish = (a[:n][scored] for a in (w.row_arrived, w.row_start, w.row_finish))
-    k, p, m = (a[:n][scored] for a in (w.row_class, w.row_pool, w.row_model))
-    slo = w.slo[k]
+    assert w.rows is not None  # asked for
+    scored = w.rows[: w["next_id"]]["arrived"] >= w["warmup"]
+    rows = w.rows[: w["next_id"]][scored]
+    arrived, start, finish, k = rows["arrived"], rows["start"], rows["finish"], rows["k"]
+    slo = w.classes["slo"][k]
     seconds = lambda a: np.where(a < 0, np.nan, a / 1e9)  # noqa: E731
     names = lambda of, i: pd.Categorical.from_codes(i, [x.name for x in of])  # noqa: E731
     return pd.DataFrame(
@@ -199,11 +200,11 @@ def _requests(w: s.World, scenario: Scenario) -> pd.DataFrame:
             "id": np.flatnonzero(scored),
             "arrival_s": arrived / 1e9,
             "class": names(scenario.classes, k),
-            "pool": names(scenario.pools, p),
-            "model": names(scenario.models, m),
+            "pool": names(scenario.pools, rows["pool"]),
+            "model": names(scenario.models, rows["model"]),
             "start_s": seconds(start),
             "finish_s": seconds(finish),
-            "cold": w.row_cold[:n][scored].astype(bool),
+            "cold": rows["cold"] > 0,
             "slo_s": slo / 1e9,
             "violated": (finish < 0) | (finish - arrived > slo),
             "arrival_ns": arrived,
@@ -222,7 +223,7 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
     is_function = np.array([p.is_function for p in scenario.pools])
     requests, answered = int(totals["requests"].sum()), int(totals["answered"].sum())
     by_model = w.answered.sum((0, 2))
-    machine_slots = sum(int(w.pool[i, s.BILLED]) * p.slots for i, p in enumerate(scenario.pools) if not p.is_function)
+    machine_slots = sum(int(w.pools["billed"][i]) * p.slots for i, p in enumerate(scenario.pools) if not p.is_function)
     everyone = w.histogram.sum(0)
     total = float(cost.sum())
     summary = {
@@ -243,9 +244,9 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
         "p50_s": quantile_s(everyone, 0.5),
         "p99_s": quantile_s(everyone, 0.99),
         "function_share_pct": _share(w.answered[is_function].sum(), answered),
-        "cold_starts": int(w.function[:, :, s.COLDS].sum()),
-        "launches": int(w.pool[~is_function, s.LAUNCHES].sum()),
-        "vm_utilisation_pct": _share(w.pool[~is_function, s.BUSY].sum(), machine_slots),
+        "cold_starts": int(w.functions["colds"].sum()),
+        "launches": int(w.pools["launches"][~is_function].sum()),
+        "vm_utilisation_pct": _share(w.pools["busy"][~is_function].sum(), machine_slots),
         "classes": classes.astype(object).where(classes.notna(), None).to_dict("records"),
     }
     return Result(
@@ -257,12 +258,12 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
         classes=classes,
         class_totals=totals,
         windows=windows,
-        vm_billed_ns=w.pool[:, s.BILLED].copy(),
-        function_ms=w.function[:, :, s.MS].copy(),
-        provisioned_ms=w.function[:, :, s.MS_PROVISIONED].copy(),
-        invocations=w.function[:, :, s.INVOCATIONS].copy(),
+        vm_billed_ns=w.pools["billed"].copy(),
+        function_ms=w.functions["ms"].copy(),
+        provisioned_ms=w.functions["ms_provisioned"].copy(),
+        invocations=w.functions["invocations"].copy(),
         answered=w.answered.copy(),
         cost_usd=cost,
-        requests=_requests(w, scenario) if w.par[s.P_ROWS] else None,
+        requests=None if w.rows is None else _requests(w, scenario),
         decisions=None if log is None else log.frame(),
     )

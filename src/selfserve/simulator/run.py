@@ -8,13 +8,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from selfserve.errors import InputError
-from selfserve.protocol import BOOT_AGE_BINS, Decision, Observation, Policy
+from selfserve.protocol import Decision, Observation, Policy
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator import state as s
-from selfserve.simulator.fleet import running_ns
-from selfserve.simulator.many import close_all, decide_all, pile, run_to, worlds_in
+from selfserve.simulator.many import Worlds
 from selfserve.simulator.result import DecisionLog, Result, collect
-from selfserve.simulator.world import ROUTES, STEPS, make_room_for_machines, make_world, write_routes
 
 if TYPE_CHECKING:
     from selfserve.workload import Workload
@@ -45,13 +43,10 @@ class Simulator:
         self.interval_s = scenario.interval_s if interval_s is None else interval_s
         if not self.interval_s > 0:
             raise InputError(f"interval_s = {self.interval_s}: the decision interval must be positive")
-        self._rows, self._histogram = requests, histogram
-        self._price_ns = np.array([p.usd_per_hour / 3600e9 for p in scenario.pools])
-        self._busy_price = np.array([p.usd_per_busy_hour / 3600e3 for p in scenario.pools])
-        self._provisioned_price = np.array([p.usd_per_busy_hour_provisioned / 3600e3 for p in scenario.pools])
-        self._request_price = np.array([p.usd_per_request for p in scenario.pools])
+        self._worlds = Worlds([scenario], [workload], self.interval_s, requests=requests, histogram=histogram)
         self._batch_limit = [self._largest_batch(p) for p in range(len(scenario.pools))]
         self.seed = 0
+        self._routes: object = None
 
     def _largest_batch(self, p: int) -> int:
         """Return the largest batch that every model of a pool was profiled at (rule 5.7)."""
@@ -61,25 +56,19 @@ class Simulator:
     def reset(self, seed: int = 0) -> Observation:
         """Start anew with an empty fleet and return the observation at time 0 (all zeros)."""
         self.seed = seed
-        world = make_world(
-            self.scenario, self.workload, self.interval_s, seed, rows=self._rows, histogram=self._histogram
-        )
-        self._hold(pile([world]))
-        self.now_ns = 0
-        self._routes: object = None
-        self._area = np.zeros(self.world.queue.shape[:2], np.int64)
-        self._spent = np.zeros(len(self.scenario.pools))
-        return self._observe(0)
+        self._worlds.reset([seed])
+        self.world, self._routes = self._worlds.worlds[0], None
+        return self._observe()
 
-    def _hold(self, stack: s.World) -> None:
-        """Keep a stack of one world, and that world."""
-        if getattr(self, "stack", None) is not stack:
-            self.stack, self.world = stack, worlds_in(stack)[0]
+    @property
+    def now_ns(self) -> int:
+        """Simulated time, nanoseconds."""
+        return self._worlds.now_ns
 
     @property
     def done(self) -> bool:
         """Whether the window has ended."""
-        return self.now_ns >= self.world.par[s.P_END]
+        return self.now_ns >= self._worlds.end_ns
 
     def advance(self, decision: Decision) -> Observation:
         """Put a decision in force, run one interval and return what happened in it.
@@ -87,18 +76,15 @@ class Simulator:
         Raises:
             InputError: the decision does not fit the scenario.
         """
-        self._decide(decision)
-        stop = min(self.now_ns + to_ns(self.interval_s), int(self.world.par[s.P_END]))
-        self._hold(run_to(self.stack, stop))
-        started, self.now_ns = self.now_ns, stop
-        return self._observe(stop - started)
+        self._worlds.advance(*self._orders(decision))
+        return self._observe()
 
-    def _decide(self, decision: Decision) -> None:
-        """Check a decision, write it into the world and let what it starts start."""
+    def _orders(self, decision: Decision) -> tuple[np.ndarray, ...]:
+        """Check a decision and write its routes; return targets, largest batches and waits (ns), each [1, P]."""
         pools = len(self.scenario.pools)
         if decision.routes is not self._routes:
             check_routes(decision, self.scenario)
-            write_routes(self.world, decision)
+            self.world.write_routes(decision)
             self._routes = decision.routes
         if len(decision.machines) != pools:
             raise InputError(f"Decision.machines has {len(decision.machines)} entries: one for each of {pools} pools")
@@ -112,70 +98,17 @@ class Simulator:
         waits = decision.batch_wait_s or (0.0,) * pools
         batch_max = np.array([max(1, min(b, m)) for b, m in zip(sizes, self._batch_limit, strict=True)], np.int64)
         batch_wait = np.array([to_ns(x) for x in waits], np.int64)
-        roomy = make_room_for_machines(self.world, target)
-        if roomy is not self.world:
-            self._hold(pile([roomy]))
-        decide_all(self.stack, self.now_ns, target[None], batch_max[None], batch_wait[None])
+        return target[None], batch_max[None], batch_wait[None]
 
     def finish(self, policy: str = "", decisions: DecisionLog | None = None) -> Result:
         """Run to the last answer and return the result."""
-        self._hold(run_to(self.stack, s.NEVER - 1))
-        close_all(self.stack)
+        self._worlds.finish()
         return collect(self, policy, decisions)
 
-    def _spend(self) -> np.ndarray:
-        """Return dollars spent so far per pool, warm-up included, shape [P]."""
-        w, n = self.world, len(self.scenario.pools)
-        machine = np.array([running_ns(w, p, self.now_ns) for p in range(n)]) * self._price_ns
-        f = w.function
-        busy = f[:, :, s.MS_ALL].sum(1) * self._busy_price
-        busy = busy + f[:, :, s.MS_PROVISIONED_ALL].sum(1) * self._provisioned_price
-        return machine + busy + f[:, :, s.INVOCATIONS_ALL].sum(1) * self._request_price
-
-    def _observe(self, span_ns: int) -> Observation:
+    def _observe(self) -> Observation:
         """Read the interval that just ended out of the world."""
-        w, now = self.world, self.now_ns
-        queue, pool = w.queue, w.pool
-        queued = queue[:, :, s.TAIL] - queue[:, :, s.HEAD]
-        area = queue[:, :, s.AREA] + queued * now
-        mask = w.ring.shape[2] - 1
-        p, k = np.indices(queued.shape)
-        oldest = w.ring[p, k, queue[:, :, s.HEAD] & mask, s.ARRIVED]
-        spent = self._spend()
-        bucket = w.clock[s.BUCKET]
-        served = w.served[bucket].copy()
-        seen = Observation(
-            time_s=now / 1e9,
-            interval_s=span_ns / 1e9,
-            arrivals=w.arrivals.copy(),
-            ready=pool[:, s.N_READY].copy(),
-            booting=self._booting(),
-            busy_slot_s=w.busy[bucket] / 1e9,
-            queued=queued,
-            queued_request_s=(area - self._area) / 1e9,
-            head_age_s=np.where(queued > 0, now - oldest, 0) / 1e9,
-            served=served,
-            late=w.late[bucket].copy(),
-            accuracy_sum=np.einsum("pmk,m->k", served, self.scenario.accuracy_pct),
-            cold_starts=pool[:, s.COLD].copy(),
-            lost=pool[:, s.LOST].copy(),
-            refused=pool[:, s.REFUSED].copy(),
-            batch_mean=pool[:, s.BATCHED] / np.maximum(1, pool[:, s.BATCHES]),
-            spend_usd=spent - self._spent,
-        )
-        self._area, self._spent = area, spent
-        return seen
-
-    def _booting(self) -> np.ndarray:
-        """Return machines not yet ready by age, shape [P, BOOT_AGE_BINS]."""
-        w = self.world
-        booting = np.zeros((len(self.scenario.pools), BOOT_AGE_BINS), np.int64)
-        for p in np.flatnonzero(w.pool[:, s.N_BOOTING]):
-            rows = w.machine[p, : w.pool[p, s.MACHINES]]
-            young = rows[(rows[:, s.ALIVE] == 1) & (rows[:, s.IS_READY] == 0), s.DECIDED_AT]
-            ages = np.minimum((self.now_ns - young) // 10_000_000_000, BOOT_AGE_BINS - 1)
-            np.add.at(booting[p], ages, 1)
-        return booting
+        seen = {name: a[0] for name, a in self._worlds.observe().items()}
+        return Observation(time_s=self.now_ns / 1e9, interval_s=self._worlds.span_ns / 1e9, **seen)
 
 
 def check_routes(decision: Decision, scenario: Scenario) -> None:
@@ -186,8 +119,8 @@ def check_routes(decision: Decision, scenario: Scenario) -> None:
         )
     for k, routes in enumerate(decision.routes):
         name = scenario.classes[k].name
-        if not 1 <= len(routes) <= ROUTES or any(not 1 <= len(r.steps) <= STEPS for r in routes):
-            raise InputError(f"class {name!r}: 1 to {ROUTES} routes of 1 to {STEPS} steps each are possible")
+        if not 1 <= len(routes) <= s.ROUTES or any(not 1 <= len(r.steps) <= s.STEPS for r in routes):
+            raise InputError(f"class {name!r}: 1 to {s.ROUTES} routes of 1 to {s.STEPS} steps each are possible")
         if any(not r.weight >= 0 for r in routes) or not sum(r.weight for r in routes) > 0:
             raise InputError(f"class {name!r}: route weights must be at least 0 and not all 0")
         for step in (x for r in routes for x in r.steps):

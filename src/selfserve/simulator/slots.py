@@ -1,63 +1,59 @@
-"""The slots of a pool as a winner tree: who is free first, and which free one is the oldest, in log(slots)."""
+"""The slots of a pool as a winner tree of four branches: who is free first, and which free one is the oldest.
+
+Node i has the children 4i .. 4i + 3, the root is node 1, slot s is leaf ``leaves + s``, ``leaves`` a power of four.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-
-from selfserve.simulator.jit import kernel
-from selfserve.simulator.state import LEAVES, NEVER
-
-_0, _1 = np.uint64(0), np.uint64(1)
+from selfserve.simulator.jit import ints, kernel
+from selfserve.simulator.state import NEVER
 
 
 @kernel
-def root(w, p):
+def root(pool):
     """Return the time the first slot of a pool is free (``NEVER`` without a ready machine)."""
-    return w.tree[p, 1]
+    return ints(pool.tree_at)[1]
 
 
 @kernel
-def oldest_free(w, p, now):
+def oldest_free(pool, now):
     """Return the first slot, in order of machine age, that is free now, or -1: walk down, left where possible."""
-    tree = w.tree[p]
-    if tree[_1] > now:
-        return np.int64(-1)
-    leaves = np.uint64(w.pool[p, LEAVES])
-    i = _1
+    tree, leaves, i = ints(pool.tree_at), pool.leaves, 1
+    if tree[1] > now:
+        return -1
     while i < leaves:
-        i = i << _1
-        i += np.uint64(tree[i] > now)
-    return np.int64(i - leaves)
+        i <<= 2
+        one = tree[i] > now  # without branches: half of them would be mispredicted
+        two = one & (tree[i + 1] > now)
+        i += one + two + (two & (tree[i + 2] > now))
+    return i - leaves
 
 
 @kernel
-def occupy(w, p, slot, until):
+def occupy(pool, slot, until):
     """Set the time until which a slot is busy and carry the minimum up to the root."""
-    tree = w.tree[p]
-    i = np.uint64(w.pool[p, LEAVES]) + np.uint64(slot)
+    tree, i = ints(pool.tree_at), pool.leaves + slot
     tree[i] = until
-    while i > _1:
-        other = tree[i ^ _1]
-        until = other if other < until else until
-        i = i >> _1
+    while i > 1:
+        until = min(min(tree[i ^ 1], until), min(tree[i ^ 2], tree[i ^ 3]))
+        i >>= 2
         tree[i] = until
 
 
 @kernel
-def busy_until(w, p, slot):
+def busy_until(pool, slot):
     """Return the time until which a slot is busy."""
-    return w.tree[p, w.pool[p, LEAVES] + slot]
+    return ints(pool.tree_at)[pool.leaves + slot]
 
 
 @kernel
-def rebuild(w, p):
-    """Recompute all inner nodes from the leaves."""
-    for i in range(w.pool[p, LEAVES] - 1, 0, -1):
-        w.tree[p, i] = min(w.tree[p, 2 * i], w.tree[p, 2 * i + 1])
-
-
-@kernel
-def clear_from(w, p, slot):
-    """Mark all slots from ``slot`` on as never free."""
-    for i in range(w.pool[p, LEAVES] + slot, 2 * w.pool[p, LEAVES]):
-        w.tree[p, i] = NEVER
+def clear_from(pool, slot):
+    """Mark all slots from ``slot`` on as never free, and recompute all inner nodes from the leaves."""
+    tree, n = ints(pool.tree_at), pool.leaves
+    for i in range(n + slot, 2 * n):
+        tree[i] = NEVER
+    while n > 1:
+        n >>= 2
+        for i in range(n, 2 * n):
+            c = 4 * i
+            tree[i] = min(min(tree[c], tree[c + 1]), min(tree[c + 2], tree[c + 3]))

@@ -1,68 +1,129 @@
-"""Where the simulated world is kept: flat integer arrays, named here, made and grown in Python, used by the kernels.
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+"""What the simulated world consists of: structs of int64 fields, made in Python (``world.py``), used by the kernels.
 
-``World`` holds no objects, so that many worlds can be stepped in one compiled call. Times are nanoseconds; an event's
-key is ``time << 3 | rank`` (physics rule 1.2).
+Times are nanoseconds; an event's key is ``time << 3 | rank`` (physics rule 1.2). Fields named ``*_at`` in WORLD and
+POOL are addresses of arrays.
 """
 
 from __future__ import annotations
 
-from collections import namedtuple
+from selfserve.simulator.jit import item, kernel, record
 
 NEVER = 1 << 59
 NEVER_KEY = NEVER << 3
+SECOND_NS = 1_000_000_000
 FINISH, READY, LOSS, DECISION, LEAVE, DUE, ARRIVAL = range(7)
 """Ranks of events at the same instant."""
-
-# columns of World.pool: one row a pool
-(
-    NEXT, WAITING, IS_FUNCTION, SLOTS, LEAVES, TREE, MACHINES, N_READY, N_BOOTING, NEXT_READY, NEXT_LOSS, ORDINAL,
-    SUM_END, SUM_RUNNING, CLOSED, BILLED, BUSY, LAUNCHES, BATCH_MAX, BATCH_WAIT, PENDING, BOOT_MEAN, MIN_BILL, IS_SPOT,
-    MAX_MACHINES, DOOMED, COLD, LOST, REFUSED, BATCHES, BATCHED, RETURN_AT, PAID_BEFORE, OWN_BOOT_SPREAD,
-) = range(34)  # fmt: skip
-POOL_COLUMNS = 34
-
-# columns of World.machine: one row a machine, oldest first; ALIVE is 0 for rows to be compacted away
-ALIVE, RUNNING_AT, READY_AT, BELIEVED_AT, NOTICE_AT, GONE_AT, IS_READY, DECIDED_AT = range(8)
-MACHINE_COLUMNS = 8
-
-# columns of World.queue [P, K] and of World.ring [P, K, room]
-HEAD, TAIL, WORK_GONE, WORK_IN, AREA, FIRST = range(6)  # FIRST: deadline of the head, NEVER without one
-ARRIVED, META, WORK = range(3)
-OF_CLASS = 2  # third column of World.batch
-
-# columns of World.doomed [P, room]: requests that a spot machine will lose
-D_GONE, D_ARRIVED, D_META, D_CLASS = range(4)
-
-# columns of World.function [P, M]
-IN_FLIGHT, WARM, TAT, MS, MS_PROVISIONED, INVOCATIONS, COLDS, INVOCATIONS_ALL, MS_ALL, MS_PROVISIONED_ALL = range(10)
-FUNCTION_COLUMNS = 10
-
-# columns of World.step [K, R, S]
-TO_POOL, TO_MODEL, ADMIT, SLACK, LATE_MODEL, LATE_SLACK = range(6)
-NO_SLACK = -(1 << 58)
-
-# World.clock
-KEY, NEXT_ID, SECOND, CURSOR, BUFFERED, BUCKET_START, NEXT_ALL, BUCKET = range(8)
-
-# World.par
-(
-    P_WARMUP, P_END, P_INTERVAL, P_INIT, P_KEEP_ALIVE, P_CONCURRENCY, P_TOKEN_NS, P_BURST, P_NOTICE, P_ROWS,
-    P_HISTOGRAM, P_SECONDS, P_EXACT,
-) = range(13)  # fmt: skip
 
 OCTAVES, PER_OCTAVE_BITS = 38, 9
 HISTOGRAM_BINS = OCTAVES << PER_OCTAVE_BITS
 """Latency histogram: 512 bins an octave from 512 ns on, so that a bin's middle is within 0.1% of its members."""
 
-World = namedtuple(
-    "World",
-    # constants: scalars, hash bases, service times, beliefs, SLOs, quantile tables, class shares, trace, spot storms
-    "par base service believed slo quantile boot exponential thresholds counts times storm hazard window_ns "
-    # decision: route thresholds, number of steps, steps
-    "routes route_cum n_steps step "
-    # state: clock, pools, slot trees, believed ends, machines, queues, waiting per model, functions, doomed, arrivals
-    "clock pool tree end_of machine queue ring held function flight warm doomed arrive_at arrive_draw batch "
-    # books: of the interval, of the scored window, rows
-    "arrivals served late busy answered scored_late scored histogram windows "
-    "row_class row_pool row_model row_start row_finish row_cold row_arrived",
+ROUTES, STEPS = 8, 6
+"""Routes a class and steps a route that a world can hold."""
+
+# One a world: constants; clock and arrivals; books.
+WORLD = record(
+    """
+    n_pools n_models n_classes room containers
+    pools_at classes_at routes_at steps_at storms_at n_storms counts_at times_at thresholds_at n_minutes
+    warmup end interval init keep_alive concurrency token_ns burst notice seconds exact service_at boot_at
+    key next_event next_id second cursor buffered shares_at draws_at arrivals_at batch_at
+    from_ns until bucket n_buckets n_seconds_seen
+    served_at late_at busy_at served_now late_now busy_now seen_at seen_now answered_at scored_late_at rows_at
+    """,
+    keys=("u8", 7), hazard="f8",
+)  # fmt: skip
+
+# One a pool: constants; fleet; queues; what the interval and the run saw.
+POOL = record(
+    """
+    index is_function is_spot slots pending boot min_bill own_boot_spread max_machines width service_at believed_at
+    tree_at leaves end_of_at machines_at machines n_ready n_booting next_ready next_loss ordinal sum_end sum_running
+    next queues_at waiting held_at functions_at doomed_at doomed return_at batch_max batch_wait
+    closed billed busy launches cold lost refused batches batched
+    """
+)  # fmt: skip
+
+# A machine, oldest first; ``alive`` is 0 for rows to be compacted away.
+MACHINE = record("alive running_at ready_at believed_at notice_at gone_at is_ready decided_at")
+
+# The queue of a class in a pool: a ring of requests, and what the one at its head may do (NEVER without one).
+QUEUE = record("head tail mask ring_at work_gone area slo first order model leave_at late_after late_model")
+WAITER = record("arrived meta work k")
+"""A request that waits; meta: id << 32 | step << 26 | quantile << 14 | model << 6 | route; work: cumulative."""
+DOOMED = record("gone arrived meta k")
+"""A request that its spot machine will not live to answer."""
+
+# The function of a model in a pool: heap of finish times in flight, stack of warm containers.
+FUNCTION = record(
+    "in_flight warm tat ms ms_provisioned invocations colds ms_all ms_provisioned_all invocations_all flight_at warm_at"
 )
+
+CLASS = record("slo n_routes scored histogram_at windows_at window_ns window_from window")
+ROUTE = record("threshold n_steps")
+STEP = record("pool model admit slack late_model late_slack")
+NO_SLACK = -(1 << 58)
+
+# One a scored request, if asked for.
+ROW = record("arrived start finish", k="i2", pool="i2", model="i2", cold="i2")
+
+
+@kernel
+def pool_of(w, p):
+    """Return a pool."""
+    return item(w.pools_at, p, POOL)
+
+
+@kernel
+def class_of(w, k):
+    """Return a class."""
+    return item(w.classes_at, k, CLASS)
+
+
+@kernel
+def queue_of(pool, k):
+    """Return the queue of a class in a pool."""
+    return item(pool.queues_at, k, QUEUE)
+
+
+@kernel
+def waiter_of(q, i):
+    """Return entry i of a queue, counted since it was last empty."""
+    return item(q.ring_at, i & q.mask, WAITER)
+
+
+@kernel
+def function_of(pool, m):
+    """Return the function of a model in a pool."""
+    return item(pool.functions_at, m, FUNCTION)
+
+
+@kernel
+def machine_of(pool, i):
+    """Return machine i of a pool, by age."""
+    return item(pool.machines_at, i, MACHINE)
+
+
+@kernel
+def route_of(w, k, r):
+    """Return a route of a class in the decision in force."""
+    return item(w.routes_at, k * ROUTES + r, ROUTE)
+
+
+@kernel
+def step_of(w, k, r, s):
+    """Return a step of a route in the decision in force."""
+    return item(w.steps_at, (k * ROUTES + r) * STEPS + s, STEP)
+
+
+@kernel
+def model_of(meta):
+    """Return the model a waiting request holds."""
+    return (meta >> 6) & 255
+
+
+@kernel
+def quantile_of(meta):
+    """Return a request's service quantile."""
+    return (meta >> 14) & 4095

@@ -1,255 +1,260 @@
-"""Making, growing and deciding for a world of arrays (``state.py``) from the project's own objects."""
+"""The memory of simulated worlds (``state.py``): made, grown and decided for from the project's own objects."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator import state as s
-from selfserve.simulator.draws import bases, exponential_table, lognormal_table
+from selfserve.simulator.draws import bases, lognormal_table
 from selfserve.simulator.fleet import compact
+from selfserve.simulator.jit import item, kernel
 
 if TYPE_CHECKING:
     from selfserve.protocol import Decision
     from selfserve.workload import Workload
 
-ROUTES, STEPS = 8, 6
-"""Routes a class and steps a route that a world can hold."""
+ROOM = 256
+"""Requests in the system that a new world has room for; it grows as needed."""
 
 
-def power_of_two(n: int) -> int:
-    """Return the least power of two that is at least n."""
-    return 1 << max(0, int(n - 1).bit_length())
+def addresses(array: np.ndarray, axes: int = 0) -> Any:
+    """Return where the parts of an array lie that an index into its first axes would give, shape of these axes."""
+    found = array.__array_interface__["data"][0]
+    for n, stride in zip(array.shape[:axes], array.strides[:axes], strict=True):
+        found = np.asarray(found)[..., None] + np.arange(n) * stride
+    return found
 
 
-def make_world(
-    scenario: Scenario,
-    workload: Workload,
-    interval_s: float,
-    seed: int,
-    *,
-    rows: bool,
-    histogram: bool,
-    peak: int | None = None,
-) -> s.World:
-    """Return a world at time 0 with an empty fleet.
-
-    Args:
-        scenario: prices are not needed here, physics and service times are.
-        workload: arrivals of the window.
-        interval_s: decision interval, seconds.
-        seed: seed of every draw.
-        rows: keep one row a request.
-        histogram: keep a latency histogram a class.
-        peak: most requests in a second to make room for (default: the workload's own).
-    """
-    peak = int(workload.counts.max(initial=0)) if peak is None else peak
-    constants = _constants(scenario, workload, interval_s, seed, rows=rows, histogram=histogram)
-    par, service = constants["par"], constants["service"]
-    slowest = int(service.max()) * 4 + par[s.P_INIT]
-    buckets = 2 + min(256, int(slowest // par[s.P_INTERVAL]))  # decision intervals ahead into which finishes are booked
-    books = _books(scenario, constants, max(1, int(np.ceil(interval_s))), buckets)
-    n_rows = int(workload.counts.sum()) if rows else 1
-    w = s.World(**constants, **_state(scenario, peak, service.shape[2]), **books, **_rows(n_rows))
-    _fill_pools(w, scenario)
-    return w
-
-
-def _constants(
-    scenario: Scenario, workload: Workload, interval_s: float, seed: int, *, rows: bool, histogram: bool
-) -> dict[str, np.ndarray]:
-    """Return what does not change in a run."""
-    pools, models = len(scenario.pools), len(scenario.models)
-    end = workload.seconds * 1_000_000_000
-    burst = scenario.function.burst_per_10s
-    par = np.zeros(16, np.int64)
-    par[: s.P_EXACT + 1] = (
-        min(to_ns(scenario.warmup_s), end),
-        end,
-        to_ns(interval_s),
-        to_ns(scenario.function.init_s),
-        to_ns(scenario.function.keep_alive_s),
-        scenario.function.concurrency,
-        10**10 // burst,
-        burst,
-        to_ns(scenario.spot.notice_s),
-        rows,
-        histogram,
-        workload.seconds,
-        workload.times_ns is not None,
-    )
-    widest = max(p.service_ns.shape[1] for p in scenario.pools)
-    service = np.zeros((pools, models, widest), np.int64)
-    believed = np.zeros_like(service)
-    for i, p in enumerate(scenario.pools):
-        service[i, :, : p.service_ns.shape[1]] = p.service_ns
-        believed[i, :, : p.service_ns.shape[1]] = p.believed_ns
-    storms = []
-    for x in sorted(scenario.spot.storms, key=lambda x: x.start_s):
-        begin = to_ns(x.start_s)
-        refused = round(x.refused_share * 65536)
-        storms.append((begin, begin + to_ns(x.length_s), x.interruptions_per_hour, refused))
-    windows = [to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes]
-    return {
-        "par": par,
-        "base": bases(seed),
-        "service": service,
-        "believed": believed,
-        "slo": np.array([to_ns(c.slo_s) for c in scenario.classes], np.int64),
-        "quantile": lognormal_table(scenario.service.spread),
-        "boot": lognormal_table(scenario.vm.boot_spread),
-        "exponential": exponential_table(),
-        "thresholds": np.ascontiguousarray(workload.thresholds, np.int64),
-        "counts": np.ascontiguousarray(workload.counts, np.int64),
-        "times": np.zeros(1, np.int64) if workload.times_ns is None else np.ascontiguousarray(workload.times_ns),
-        "storm": np.array(storms, np.float64).reshape(-1, 4),
-        "hazard": np.array([scenario.spot.interruptions_per_hour], np.float64),
-        "window_ns": np.array(windows, np.int64),
-    }
+def power_of(base: int, n: int) -> int:
+    """Return the least power of a base that is at least n."""
+    power = 1
+    while power < n:
+        power *= base
+    return power
 
 
 def _zeros(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.int64)
 
 
-def _state(scenario: Scenario, peak: int, widest: int) -> dict[str, np.ndarray]:
-    """Return an empty system: decision, clock, fleet, queues, containers, with room for ``peak`` arrivals a second."""
-    pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
-    room = power_of_two(max(1024, 2 * peak + 2))
-    leaves = max(power_of_two(4 * p.slots) for p in scenario.pools)
-    any_function = any(p.is_function for p in scenario.pools)
-    containers = min(room, power_of_two(scenario.function.concurrency)) if any_function else 1
-    return {
-        "routes": _zeros(classes),
-        "route_cum": _zeros(classes, ROUTES),
-        "n_steps": _zeros(classes, ROUTES),
-        "step": _zeros(classes, ROUTES, STEPS, 6),
-        "clock": _zeros(16),
-        "pool": _zeros(pools, s.POOL_COLUMNS),
-        "tree": np.full((pools, 2 * leaves), s.NEVER, np.int64),
-        "end_of": _zeros(pools, leaves),
-        "machine": _zeros(pools, leaves, s.MACHINE_COLUMNS),
-        "queue": _zeros(pools, classes, 6),
-        "ring": _zeros(pools, classes, room, 3),
-        "held": _zeros(pools, 256),
-        "function": _zeros(pools, models, s.FUNCTION_COLUMNS),
-        "flight": _zeros(pools, models, containers),
-        "warm": _zeros(pools, models, containers),
-        "doomed": _zeros(pools, room, 4),
-        "arrive_at": _zeros(peak + 1),
-        "arrive_draw": np.zeros(peak + 1, np.uint64),
-        "batch": _zeros(widest, 3),
-    }
+@lru_cache(maxsize=64)
+def _shared(table: bytes) -> np.ndarray:
+    """Return a table of factors, the same array for all worlds with the same factors, so that they share the cache."""
+    return np.frombuffer(table, np.int64).astype(np.int32)  # half as much cache as 64 bits
 
 
-def _books(
-    scenario: Scenario, constants: dict[str, np.ndarray], seconds_seen: int, buckets: int
-) -> dict[str, np.ndarray]:
-    """Return the empty books of the interval and of the scored window."""
-    pools, models, classes = len(scenario.pools), len(scenario.models), len(scenario.classes)
-    par = constants["par"]
-    scored_ns = par[s.P_END] - par[s.P_WARMUP]
-    windows = max([1, *(1 + scored_ns // w for w in constants["window_ns"] if w)])
-    return {
-        "arrivals": _zeros(seconds_seen, classes),
-        "served": _zeros(buckets, pools, models, classes),
-        "late": _zeros(buckets, classes),
-        "busy": _zeros(buckets, pools),
-        "answered": _zeros(pools, models, classes),
-        "scored_late": _zeros(models, classes),
-        "scored": _zeros(classes),
-        "histogram": _zeros(classes, s.HISTOGRAM_BINS if par[s.P_HISTOGRAM] else 1),
-        "windows": _zeros(classes, int(windows), models),
-    }
+class Stack:
+    """What all of E worlds have alike, with the axes [E] worlds, [P] pools, [M] models and [K] classes; all empty.
+
+    Args:
+        scenarios: one a world; same numbers of pools, models and classes.
+        interval_s: decision interval, seconds.
+    """
+
+    def __init__(self, scenarios: Sequence[Scenario], interval_s: float) -> None:
+        e, one = len(scenarios), scenarios[0]
+        p, m, k = self.shape = len(one.pools), len(one.models), len(one.classes)
+        slowest = max(4 * int(p.service_ns.max()) + to_ns(x.function.init_s) for x in scenarios for p in x.pools)
+        buckets = 2 + min(256, slowest // to_ns(interval_s))  # intervals ahead into which finishes are booked
+        self.heads = np.zeros(e, s.WORLD)
+        self.pools, self.queues = np.zeros((e, p), s.POOL), np.zeros((e, p, k), s.QUEUE)
+        self.functions, self.classes = np.zeros((e, p, m), s.FUNCTION), np.zeros((e, k), s.CLASS)
+        self.routes, self.steps = np.zeros((e, k, s.ROUTES), s.ROUTE), np.zeros((e, k, s.ROUTES, s.STEPS), s.STEP)
+        self.served, self.late, self.busy = _zeros(e, buckets, p, m, k), _zeros(e, buckets, k), _zeros(e, buckets, p)
+        self.seen = _zeros(e, max(1, int(np.ceil(interval_s))), k)
+        self.answered, self.scored_late = _zeros(e, p, m, k), _zeros(e, m, k)
+        self.held = _zeros(e, p, 256)
+        h = self.heads
+        h["n_pools"], h["n_models"], h["n_classes"] = self.shape
+        h["interval"], h["n_buckets"], h["n_seconds_seen"] = to_ns(interval_s), buckets, self.seen.shape[1]
+        for name in "pools classes routes steps served late busy seen answered scored_late".split():
+            h[f"{name}_at"] = addresses(getattr(self, name), 1)
+        for name in ("queues", "functions", "held"):
+            self.pools[f"{name}_at"] = addresses(getattr(self, name), 2)
+
+    def row(self, e: int) -> dict[str, np.ndarray]:
+        """Return the arrays of one world, by name: views."""
+        return {name: a[e] for name, a in vars(self).items() if name not in ("shape", "heads")}
 
 
-def _rows(n: int) -> dict[str, np.ndarray]:
-    """Return n empty rows of requests."""
-    return {
-        "row_class": np.zeros(n, np.int16),
-        "row_pool": np.full(n, -1, np.int16),
-        "row_model": np.full(n, -1, np.int16),
-        "row_start": np.full(n, -1, np.int64),
-        "row_finish": np.full(n, -1, np.int64),
-        "row_cold": np.zeros(n, np.int8),
-        "row_arrived": _zeros(n),
-    }
+class World:
+    """One simulated system at time 0, with an empty fleet: a row of a stack, and the arrays that it alone has.
+
+    Args:
+        stack: where the row is, still all zeros.
+        e: index of the row.
+        scenario: prices are not needed here, physics and service times are.
+        workload: arrivals of the window.
+        seed: seed of every draw.
+        rows: keep one row a request.
+        histogram: keep a latency histogram a class.
+    """
+
+    pools: np.ndarray
+    queues: np.ndarray
+    functions: np.ndarray
+    classes: np.ndarray
+    routes: np.ndarray
+    steps: np.ndarray
+    answered: np.ndarray
+    scored_late: np.ndarray
+    _rings: np.ndarray
+    _doomed: np.ndarray
+    _flights: np.ndarray
+    _warm: np.ndarray
+
+    def __init__(
+        self, stack: Stack, e: int, scenario: Scenario, workload: Workload, seed: int, rows: bool, histogram: bool
+    ) -> None:
+        self.head, self.shape = stack.heads[e : e + 1], stack.shape
+        vars(self).update(stack.row(e))
+        self._kept: dict[str, np.ndarray] = {}
+        self._constants(scenario, workload, seed)
+        self._books(int(workload.counts.sum()) if rows else None, histogram)
+        self._pools(scenario)
+        self._make_room(ROOM)
+
+    def __getitem__(self, field: str) -> int:
+        """Return a field of the world's own record."""
+        return self.head[field][0]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all memory of this world, by name."""
+        fleets = {f"fleet {i} {j}": a for i, fleet in enumerate(self._fleets) for j, a in enumerate(fleet)}
+        return self._kept | fleets | {name: a for name, a in vars(self).items() if isinstance(a, np.ndarray)}
+
+    def _point(self, field: str, array: np.ndarray) -> None:
+        """Let a field of the record point to an array, and keep the array alive."""
+        self._kept[field], self.head[field] = array, addresses(array)
+
+    def _constants(self, scenario: Scenario, workload: Workload, seed: int) -> None:
+        """Write what does not change in a run."""
+        end, burst = workload.seconds * s.SECOND_NS, scenario.function.burst_per_10s
+        h = self.head
+        h["warmup"], h["end"], h["seconds"] = min(to_ns(scenario.warmup_s), end), end, workload.seconds
+        h["init"], h["keep_alive"] = to_ns(scenario.function.init_s), to_ns(scenario.function.keep_alive_s)
+        h["concurrency"], h["token_ns"], h["burst"] = scenario.function.concurrency, 10**10 // burst, burst
+        h["notice"], h["hazard"] = to_ns(scenario.spot.notice_s), scenario.spot.interruptions_per_hour
+        h["keys"], h["next_event"] = bases(seed), s.NEVER_KEY
+        self._point("service_at", _shared(lognormal_table(scenario.service.spread).tobytes()))
+        self._point("boot_at", _shared(lognormal_table(scenario.vm.boot_spread).tobytes()))
+        self._point("counts_at", np.ascontiguousarray(workload.counts, np.int64))
+        self._point("thresholds_at", np.ascontiguousarray(workload.thresholds, np.int64))
+        h["n_minutes"], h["exact"] = len(workload.thresholds), workload.times_ns is not None
+        if workload.times_ns is not None:
+            self._point("times_at", np.ascontiguousarray(workload.times_ns, np.int64))
+        storms = [
+            (to_ns(x.start_s), to_ns(x.start_s) + to_ns(x.length_s), x.interruptions_per_hour,
+             round(x.refused_share * 65536))
+            for x in sorted(scenario.spot.storms, key=lambda x: x.start_s)
+        ]  # fmt: skip
+        self._point("storms_at", np.array(storms, np.float64).reshape(-1, 4))
+        h["n_storms"] = len(storms)
+        peak = int(workload.counts.max(initial=0))
+        self._point("arrivals_at", _zeros(peak))
+        self._point("draws_at", np.zeros(peak, np.uint64))
+        self._point("batch_at", np.zeros(max(p.service_ns.shape[1] for p in scenario.pools), s.WAITER))
+        self.classes["slo"] = [to_ns(c.slo_s) for c in scenario.classes]
+        self.classes["window_ns"] = [to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes]
+
+    def _books(self, rows: int | None, histogram: bool) -> None:
+        """Make the empty books of the scored window."""
+        _, models, classes = self.shape
+        self.histogram = _zeros(classes, s.HISTOGRAM_BINS if histogram else 0)
+        if histogram:
+            self.classes["histogram_at"] = addresses(self.histogram, 1)
+        span, windows = int(self["end"] - self["warmup"]), self.classes["window_ns"]
+        self.windows = _zeros(classes, max(1 + span // w if w else 1 for w in windows.tolist()), models)
+        self.classes["windows_at"] = addresses(self.windows, 1)
+        self.rows = None if rows is None else np.full(rows, -1, s.ROW)
+        if self.rows is not None:
+            self._point("rows_at", self.rows)
+
+    def _pools(self, scenario: Scenario) -> None:
+        """Write the pools' constants and their empty state."""
+        p, function = self.pools, np.array([x.is_function for x in scenario.pools])
+        p["index"], p["is_function"] = range(len(p)), function
+        p["is_spot"] = [x.market == "spot" for x in scenario.pools]
+        p["slots"] = [x.slots for x in scenario.pools]
+        p["max_machines"] = [x.max_machines for x in scenario.pools]
+        p["width"] = [x.service_ns.shape[1] for x in scenario.pools]
+        p["boot"] = np.where(function, to_ns(scenario.function.init_s), to_ns(scenario.vm.boot_s))
+        p["pending"] = np.where(function, 0, to_ns(scenario.vm.pending_s))
+        p["min_bill"] = np.where(function, 0, to_ns(scenario.vm.minimum_bill_s))
+        p["own_boot_spread"], p["next"], p["batch_max"] = ~function, s.NEVER_KEY, 1
+        p["next_ready"] = p["next_loss"] = p["return_at"] = s.NEVER
+        tables = [a for x in scenario.pools for a in (x.service_ns, x.believed_ns)]
+        self._tables = [np.ascontiguousarray(a, np.int64) for a in tables]
+        p["service_at"], p["believed_at"] = np.reshape([addresses(a) for a in self._tables], (-1, 2)).T
+        q, self.functions["tat"] = self.queues, -(1 << 58)
+        q["slo"] = self.classes["slo"]
+        q["first"] = q["order"] = q["leave_at"] = q["late_after"] = s.NEVER
+        self._fleets: list[tuple[np.ndarray, ...]] = [()] * len(p)
+        for i in range(len(p)):
+            self._make_fleet(int(i), power_of(4, 4 * int(p["slots"][i])))
+
+    def _make_fleet(self, i: int, leaves: int) -> None:
+        """Give a pool a slot tree of so many leaves, with the machines that it has."""
+        pool, old = self.pools[i : i + 1], self._fleets[i]
+        new = np.full(2 * leaves, s.NEVER), _zeros(leaves), np.zeros(leaves // int(pool["slots"][0]) + 1, s.MACHINE)
+        for a, b in zip(old, new, strict=False):
+            b[: len(a)] = a
+        self._fleets[i], before = new, int(pool["leaves"][0])
+        pool["tree_at"], pool["end_of_at"], pool["machines_at"] = (addresses(a) for a in new)
+        pool["leaves"] = leaves
+        if old:
+            _compact(addresses(self.head), i, before)
+
+    def make_room_for_machines(self, target: np.ndarray) -> None:
+        """Let slot trees hold every target [P] and an eighth more, so that gaps are closed seldom."""
+        wanted = np.minimum(target, self.pools["max_machines"])
+        wanted = (wanted + wanted // 8 + 4) * self.pools["slots"]
+        for i in np.flatnonzero(wanted > self.pools["leaves"]):
+            self._make_fleet(int(i), power_of(4, int(wanted[i])))
+
+    def _make_room(self, n: int) -> None:
+        """Make room for n requests in every queue and, up to the limit of concurrency, in every function."""
+        pools, models, classes = self.shape
+        q, f, old = self.queues, self.functions, int(self["room"])
+        rings, doomed = np.zeros((pools, classes, n), s.WAITER), np.zeros((pools, n), s.DOOMED)
+        any_function = self.pools["is_function"].any()
+        containers = min(n, power_of(2, int(self["concurrency"]))) if any_function else 0
+        flights, warm = _zeros(pools, models, containers), _zeros(pools, models, containers)
+        if old:
+            for i, k in np.ndindex(pools, classes):
+                waiting = np.arange(int(q["head"][i, k]), int(q["tail"][i, k]))
+                rings[i, k, waiting & (n - 1)] = self._rings[i, k, waiting & (old - 1)]
+            held = self._flights.shape[2]
+            doomed[:, :old], flights[..., :held], warm[..., :held] = self._doomed, self._flights, self._warm
+        self._rings, self._doomed, self._flights, self._warm = rings, doomed, flights, warm
+        q["ring_at"], q["mask"], self.pools["doomed_at"] = addresses(rings, 2), n - 1, addresses(doomed, 1)
+        f["flight_at"], f["warm_at"] = addresses(flights, 2), addresses(warm, 2)
+        self.head["room"], self.head["containers"] = n, containers if any_function else s.NEVER
+
+    def grow(self) -> None:
+        """Make room for twice as many requests, and for the next second's."""
+        second = self._kept["counts_at"][int(self["second"])]
+        self._make_room(power_of(2, 2 * max(int(self["room"]), int(second))))
+
+    def write_routes(self, decision: Decision) -> None:
+        """Write a decision's routes (rules 3.5 and 6.1)."""
+        self.classes["n_routes"] = [len(routes) for routes in decision.routes]
+        for k, routes in enumerate(decision.routes):
+            total, running = sum(r.weight for r in routes), 0.0
+            for r, route in enumerate(routes):
+                running += route.weight
+                self.routes[k, r] = (round(running / total * 4096), len(route.steps))
+                for i, step in enumerate(route.steps):
+                    late = -1 if step.late_model is None else step.late_model
+                    slack = s.NO_SLACK if step.leave_slack_s == -np.inf else to_ns(min(step.leave_slack_s, 1e8))
+                    self.steps[k, r, i] = (step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s))
 
 
-def _fill_pools(w: s.World, scenario: Scenario) -> None:
-    """Write every pool's constants and empty state."""
-    w.clock[s.NEXT_ALL] = s.NEVER_KEY
-    w.queue[:, :, s.FIRST] = s.NEVER
-    w.function[:, :, s.TAT] = -(1 << 58)
-    for i, p in enumerate(scenario.pools):
-        row = w.pool[i]
-        row[s.NEXT] = s.NEVER_KEY
-        row[s.IS_FUNCTION] = p.is_function
-        row[s.IS_SPOT] = p.market == "spot"
-        row[s.SLOTS] = p.slots
-        row[s.LEAVES] = power_of_two(4 * p.slots)
-        row[[s.NEXT_READY, s.NEXT_LOSS, s.RETURN_AT]] = s.NEVER
-        row[s.BATCH_MAX] = 1
-        row[s.MAX_MACHINES] = p.max_machines
-        if p.is_function:
-            row[s.BOOT_MEAN] = to_ns(scenario.function.init_s)
-        else:
-            row[s.PENDING] = to_ns(scenario.vm.pending_s)
-            row[s.BOOT_MEAN] = to_ns(scenario.vm.boot_s)
-            row[s.MIN_BILL] = to_ns(scenario.vm.minimum_bill_s)
-            row[s.OWN_BOOT_SPREAD] = 1
-
-
-def grow(w: s.World) -> s.World:
-    """Return the world with twice the room in its queues and container heaps; queued requests keep their place."""
-    old = w.ring.shape[2]
-    ring = np.zeros((*w.ring.shape[:2], 2 * old, 3), np.int64)
-    for p, k in np.ndindex(*w.ring.shape[:2]):
-        waiting = np.arange(w.queue[p, k, s.HEAD], w.queue[p, k, s.TAIL])
-        ring[p, k, waiting & (2 * old - 1)] = w.ring[p, k, waiting & (old - 1)]
-    double = lambda a, axis: np.concatenate([a, np.zeros_like(a)], axis=axis)  # noqa: E731
-    most = max(w.flight.shape[2], min(2 * w.flight.shape[2], power_of_two(int(w.par[s.P_CONCURRENCY]))))
-    wider = most > w.flight.shape[2]
-    return w._replace(
-        ring=ring,
-        doomed=double(w.doomed, 1),
-        flight=double(w.flight, 2) if wider else w.flight,
-        warm=double(w.warm, 2) if wider else w.warm,
-    )
-
-
-def make_room_for_machines(w: s.World, target: np.ndarray) -> s.World:
-    """Return the world with trees that hold every target and an eighth more, so that gaps are closed seldom."""
-    for p in range(len(target)):
-        slots, old = int(w.pool[p, s.SLOTS]), int(w.pool[p, s.LEAVES])
-        machines = min(int(target[p]), int(w.pool[p, s.MAX_MACHINES]))
-        wanted = power_of_two((machines + machines // 8 + 4) * slots)
-        if wanted <= old:
-            continue
-        if 2 * wanted > w.tree.shape[1]:
-            more = 2 * wanted - w.tree.shape[1]
-            w = w._replace(
-                tree=np.pad(w.tree, ((0, 0), (0, more)), constant_values=s.NEVER),
-                end_of=np.pad(w.end_of, ((0, 0), (0, wanted - w.end_of.shape[1]))),
-                machine=np.pad(w.machine, ((0, 0), (0, wanted - w.machine.shape[1]), (0, 0))),
-            )
-        w.pool[p, s.LEAVES] = wanted
-        compact(w, p, old)
-    return w
-
-
-def write_routes(w: s.World, decision: Decision) -> None:
-    """Write a decision's routes (rules 3.5 and 6.1)."""
-    for k, routes in enumerate(decision.routes):
-        w.routes[k] = len(routes)
-        total, running = sum(r.weight for r in routes), 0.0
-        for r, route in enumerate(routes):
-            running += route.weight
-            w.route_cum[k, r] = round(running / total * 4096)
-            w.n_steps[k, r] = len(route.steps)
-            for i, step in enumerate(route.steps):
-                late = -1 if step.late_model is None else step.late_model
-                slack = s.NO_SLACK if step.leave_slack_s == -np.inf else to_ns(min(step.leave_slack_s, 1e8))
-                w.step[k, r, i] = (step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s))
+@kernel
+def _compact(head: int, p: int, before: int) -> None:
+    compact(s.pool_of(item(head, 0, s.WORLD), p), before)
