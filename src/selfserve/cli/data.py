@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from selfserve.cli.common import JSON, add_command, json_line, option, output_file, replacing
@@ -22,10 +23,13 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
         option("--out", "FILE.csv", "where the rows go", required=True),
     )  # fmt: skip
     add_command(
-        commands, "catalog", catalog, "show a table of the catalogue", "catalog show models",
-        option("action", None, None, choices=["show"]),
+        commands, "catalog", catalog, "show a table of the catalogue, or ask AWS for today's prices",
+        "catalog show models",
+        option("action", None, None, choices=["show", "refresh"]),
         option("table", None, "prices (default), profile, models, startup_times, ..", "prices", nargs="?"),
         option("--name", "NAME|FILE.csv", "which price list or profile, default the standard one"),
+        option("--region", "REGION", "for refresh, default %(default)s", "us-east-1"),
+        option("--out", "FILE.csv", "for refresh, a new file; default aws_REGION_DATE.csv here"),
     )  # fmt: skip
     add_command(
         commands, "traces", traces, "list request traces, describe one, or fetch the published ones",
@@ -64,14 +68,31 @@ def profile(args: argparse.Namespace) -> None:
 
 
 def catalog(args: argparse.Namespace) -> None:
-    """Run ``catalog show``."""
+    """Run ``catalog show`` or ``catalog refresh``."""
     from selfserve.catalog import load_facts, load_prices, load_profile
 
+    if args.action == "refresh":
+        return refresh(args)
     if args.table == "prices":
         frame = load_prices(args.name or "aws_us_east_1").reset_index()
     else:
         frame = load_profile(args.name or "cpu") if args.table == "profile" else load_facts(args.table)
     print(frame.to_string(index=False, na_rep="-"))
+
+
+def refresh(args: argparse.Namespace) -> None:
+    """Run ``catalog refresh``."""
+    from selfserve.catalog import refresh as live  # brings boto3
+
+    name = f"aws_{args.region.replace('-', '_')}_{datetime.now(UTC).date()}.csv"
+    target = output_file(args.out or name, "--out", ".csv")
+    assert target is not None  # it has a default
+    if target.exists():
+        raise InputError(f"--out {target}: is there already, and a refresh replaces no file: name another")
+    table = live.refresh(args.region)
+    with replacing(target) as part:
+        table.to_csv(part, index=False)
+    print(f"{len(table)} rows in {target}; a scenario takes them by prices = \"{target}\"")
 
 
 def traces(args: argparse.Namespace) -> None:
