@@ -257,7 +257,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
     | 8 | cold_margin | + 1 | allowance for a cold start there |
     | 9 | spot_share | + 0.5 | of the load meant for spot machines |
     | 10 | spot_headroom | x 1.3 | spot machines over their share |
-    | 11 | late_binding | + 1 | step down a model when time is short |
+    | 11 | late_binding | + 4 | step down a model when time is short |
     | 12-14 | level | up to + 0.5 | accuracy level of the classes, tightest SLO group first |
 
     In ``InferenceServingRaw-v0`` (``raw=True``) the two actions are machines at home and on spot, from 0 at -1 to four

@@ -40,7 +40,7 @@ CORRECTIONS: tuple[tuple[str, str, float, float, float], ...] = (
     ("cold_margin", "plus", 1.0, 0.0, 2.0),
     ("spot_share", "plus", 0.5, 0.0, 1.0),
     ("spot_headroom", "times", 1.3, 0.5, 3.0),
-    ("late_binding", "plus", 1.0, 0.0, 3.0),
+    ("late_binding", "plus", 4.0, 0.0, 8.0),
 )
 """What an action in [-1, 1] does to a setting: times ``by ** action`` or plus ``by * action``, then kept in bounds."""
 LEVEL_BY = 0.5
@@ -429,7 +429,7 @@ class Flock:
         spot = self.of_role[:, 1]
         trouble = (self.trouble * spot).sum(axis=1)
         alive = ((self.seen.ready + self.seen.booting) * spot).sum(axis=1)
-        part = np.divide(trouble, trouble + alive, out=np.zeros(len(share)), where=trouble > 0)
+        part = np.divide(trouble, trouble + alive, out=np.zeros(len(share)), where=trouble > 0.05)
         return self.has_spot * share * (1 - part) ** caution
 
     def _orders(self, numbers: np.ndarray, level: np.ndarray, spot: np.ndarray) -> Orders:
