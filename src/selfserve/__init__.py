@@ -38,7 +38,7 @@ if _KERNELS in os.environ.get("NUMBA_CACHE_DIR", _KERNELS):
 
 
 def register_environments() -> None:
-    """Make the environments known to Gymnasium; also its plugin entry point."""
+    """Make the environments known to Gymnasium, whichever of the two is imported first (0.05 s besides numpy)."""
     from gymnasium.envs.registration import register, registry
 
     for name, raw in (("selfserve/InferenceServing-v0", False), ("selfserve/InferenceServingRaw-v0", True)):
@@ -47,5 +47,4 @@ def register_environments() -> None:
             register(name, entry_point=entries[0], vector_entry_point=entries[1], kwargs={"raw": raw})
 
 
-if "gymnasium" in sys.modules:
-    register_environments()
+register_environments()

@@ -14,7 +14,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-import selfserve
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, OBSERVED, STATICS, Case, Flock, Orders, Seen
 from selfserve.scenario import Scenario, load_scenario
@@ -371,6 +370,3 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
 def seeds_of(seed: int | None, n: int) -> Iterator[int | None]:
     """Return the seed of each of n worlds: consecutive, as Gymnasium's own vector environments do."""
     return iter([None] * n if seed is None else range(seed, seed + n))
-
-
-selfserve.register_environments()
