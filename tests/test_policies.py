@@ -15,6 +15,11 @@ from selfserve.protocol import Admit, Policy
 ONE_CLASS = make_scenario(classes=[dataclasses.replace(STRICT, share=1.0)])  # a machine carries 40 requests/s
 
 
+def told(name, peak_rate):
+    """Return what a policy must be told of the load to come, and that it may end with no machine."""
+    return {k: v for k, v in {"peak_rate": peak_rate, "minimum": 0}.items() if k in parameter_names(name)}
+
+
 def routes_of(name, scenario, **parameters):
     policy = make_policy(name, **parameters)
     policy.reset(scenario, np.zeros(0))
@@ -146,7 +151,7 @@ def test_any_scenario_and_no_load(name):
     gpu = make_pool("gpu", services=(0.002, 0.004, 0.01, 0.02), slots=1, usd=0.5)
     wide = [make_pool("spot", "spot"), make_pool("a"), gpu, make_pool("fn", "function"), make_pool("fn2", "function")]
     for scenario in (make_scenario(), make_scenario(pools=wide), make_scenario(pools=wide[::-1], classes=[RELAXED])):
-        policy = make_policy(name, **({"peak_rate": 0.0} if name == "static" else {}))
+        policy = make_policy(name, **told(name, 0.0))
         assert isinstance(policy, Policy)
         policy.reset(scenario, np.zeros(0))
         for time_s in (0.0, policy.interval_s, 2 * policy.interval_s):
@@ -157,7 +162,7 @@ def test_any_scenario_and_no_load(name):
 
 @pytest.mark.parametrize("name", policy_names())
 def test_reset_forgets_the_run_before(name):
-    parameters = {"peak_rate": 100.0} if name == "static" else {}
+    parameters = told(name, 100.0)
     loads = list(np.random.default_rng(0).poisson(200, 50))
     policy = make_policy(name, **parameters)
     first = machines_over_time(policy, ONE_CLASS, loads)
@@ -165,13 +170,19 @@ def test_reset_forgets_the_run_before(name):
 
 
 def test_no_two_policies_decide_alike():
-    loads = list(200 + 150 * np.sin(np.arange(600) / 60))
-    logs = set()
+    loads = 200 + 150 * np.sin(np.arange(600) / 60)
+    scenario, logs = make_scenario(), {}
     for name in policy_names():
-        policy = make_policy(name, **({"peak_rate": 350.0} if name == "static" else {}))
-        fleet = tuple(machines_over_time(policy, make_scenario(), loads))
-        logs.add((fleet, policy.decide(observe(make_scenario(), 601.0)).routes))
-    assert len(logs) == len(policy_names())
+        policy = make_policy(name, **told(name, 350.0))
+        policy.reset(scenario, np.zeros(0))
+        fleet, step = [policy.decide(observe(scenario, 0.0)).machines[0]], policy.interval_s
+        for time_s in np.arange(step, 601, step):
+            load = loads[int(time_s) - 1]  # 0.1 slot-seconds a request, as far as two slots a machine go
+            seen = dict(ready=[fleet[-1], 0], busy=[min(2 * fleet[-1], 0.1 * load) * step, 0.0])
+            decision = policy.decide(observe(scenario, time_s, step, load, **seen))
+            fleet.append(decision.machines[0])
+        logs[name] = (step, tuple(fleet), decision.routes)
+    assert len(set(logs.values())) == len(logs)
 
 
 # --- the registry

@@ -226,7 +226,7 @@ def _spot_share(state: Steering, settings: PlannerSettings) -> float:
     pools = sorted(set(state.spots.pool_of))
     trouble = float(state.trouble[pools].sum())
     alive = float(seen.ready[pools].sum() + seen.booting[pools].sum())
-    part = trouble / (trouble + alive) if trouble > 0 else 0.0
+    part = trouble / (trouble + alive) if trouble > 0.05 else 0.0  # less is long past
     return settings.spot_share * (1 - part) ** settings.spot_caution
 
 

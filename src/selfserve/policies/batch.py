@@ -109,7 +109,8 @@ class Batch:
                 cost = sum(c for c, _ in mine)
                 meets = np.all([ok for _, ok in mine], axis=0)
                 cost = np.where(meets, cost, np.inf)
-                best = np.unravel_index(int(cost.argmin()), cost.shape)
+                same = cost <= cost.min() * (1 + 1e-6)  # of what costs the same, the shortest wait
+                best = np.unravel_index(int(same.T.argmax()), same.T.shape)[::-1]
                 timeouts = self.timeouts()
                 if not meets.any():  # alone and at once is the nearest to in time
                     total += 1e6 - self._memory(p)

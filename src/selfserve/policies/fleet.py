@@ -61,7 +61,7 @@ class FleetPolicy:
         resources, spec = self.planner.resources, self.planner.scenario.pools
         self._busiest = np.maximum(self._busiest, resources.load(self.planner.monitor.rate(60)))
         for p in self.homes:
-            most = max(1, ceil(self.ceiling * self._busiest[p])) if self.ceiling < inf else spec[p].max_machines
+            most = max(1, ceil(self.ceiling * self._busiest[p] - 1e-6)) if self.ceiling < inf else spec[p].max_machines
             self.targets[p] = min(self.machines(p, observation), most, spec[p].max_machines)
         machines = tuple(self.targets.get(p, 0) for p in range(len(self.planner.scenario.pools)))
         return Decision(machines, self.routes, reason=f"{sum(machines)} machines by its own metric")
@@ -77,6 +77,6 @@ class FleetPolicy:
         """Return the slots of a machine of ``pool``."""
         return self.planner.scenario.pools[pool].slots
 
-    def expected(self, pool: int) -> int:
+    def expected(self, pool: int) -> float:
         """Return the machines that the load of the last interval keeps busy: where a person would start the fleet."""
-        return ceil(float(self.planner.resources.load(self.planner.monitor.last)[pool]) - 1e-9)
+        return float(self.planner.resources.load(self.planner.monitor.last)[pool])

@@ -77,8 +77,8 @@ class Knative(FleetPolicy):
         self._flying = {p: deque[float](maxlen=max(1, round(self.window_s / self.interval_s))) for p in self.homes}
         self._panic_s = {p: -inf for p in self.homes}
         self._panic_pods = dict.fromkeys(self.homes, 0)
-        self._needed_s = dict.fromkeys(self.homes, 0.0)
-        self.targets[pool] = max(ceil(self.minimum / self.slots(pool)), self.expected(pool))
+        self._needed_s = dict.fromkeys(self.homes, -inf)
+        self.targets[pool] = ceil(max(self.minimum / self.slots(pool), self.expected(pool) - 1e-9))
 
     def machines(self, pool: int, observation: Observation) -> int:
         """Return the machines for the pods that this tick wants."""

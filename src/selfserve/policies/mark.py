@@ -21,8 +21,8 @@ from selfserve.scenario import Scenario
 class Mark:
     """Plans machines every minute by greedy choice of the type of least cost per request.
 
-    ATC'19 section 4 and the artifact (``modules/scheduler.py``, ``proactive_controller2.py``): the load's peak (5 s
-    windows) is predicted for the next minutes by an LSTM, times 1.2; while the busiest of the next six is not covered,
+    ATC'19 section 4 and the artifact (``modules/scheduler.py``, ``proactive_controller2.py``, ``load_predictor.py``):
+    an LSTM predicts how the last minute's peak (5 s windows) changes over the next minutes; times 1.2; while the busiest of the next six is not covered,
     one more machine is planned, of the type that answers the load left over at least cost for as long as it lasts; a
     machine not yet there costs 180 s more. What is planned is launched at once; a machine goes when six plans in
     a row do without it. Requests are balanced by capacity; a batch and its waiting time are as large as the latency
@@ -116,9 +116,9 @@ class Mark:
         if not last.any():
             return [0.0] * self.plans
         width = min(self.window_s, len(last))
-        peak = float(np.convolve(last, np.ones(width) / width, "valid").max() / last.mean()) * self.headroom
-        horizons = [(j + 1) * self.interval_s for j in range(self.plans)]
-        return [peak * self.forecaster.predict(recent, h, "last") for h in horizons]
+        peak = float(np.convolve(last, np.ones(width) / width, "valid").max())
+        now, *then = (self.forecaster.predict(recent, j * self.interval_s, "last") for j in range(self.plans + 1))
+        return [self.headroom * max(0.0, peak + ahead - now) for ahead in then]
 
     def capacity(self, pool: int, classes: Sequence[int], rate: np.ndarray) -> float:
         """Return the requests/s that a machine of ``pool`` answers in full batches, at the classes' mix in ``rate``."""

@@ -67,7 +67,7 @@ class RayServe(FleetPolicy):
         """Begin with the replicas for the history's load, where there is one."""
         self._flying = {p: deque[float](maxlen=max(1, round(self.look_back_s / self.interval_s))) for p in self.homes}
         self._agreed = dict.fromkeys(self.homes, 0)
-        self._replicas = {p: max(self.minimum, self.expected(p) * self.slots(p)) for p in self.homes}
+        self._replicas = {p: max(self.minimum, ceil(self.expected(p) * self.slots(p) - 1e-9)) for p in self.homes}
         self.targets[pool] = ceil(self._replicas[pool] / self.slots(pool))
 
     def machines(self, pool: int, observation: Observation) -> int:
