@@ -182,6 +182,14 @@ def test_proteus_keeps_demands_before_accuracy_beyond_them():
     assert accuracy(decision, scenario, 0) < 77.0
 
 
+def test_proteus_batches_on_accelerators_and_gives_a_class_one_variant_there():
+    scenario = make_scenario(classes=[ALONE], pools=[make_pool("vm", usd=9.0), accelerator()])
+    for load in (100.0, 300.0, 600.0):
+        decision = after(started("proteus", scenario, peak_rate=800.0, smoothing=1), scenario, [load])
+        assert decision.machines == (0, 2) and len(decision.routes[0]) == 1
+        assert decision.batch_max == (1, 2) and decision.batch_wait_s == (0.0, 0.125)
+
+
 def test_proteus_does_not_grow_with_its_load():
     loads = list(np.r_[np.full(40, 100.0), np.full(15, 300.0)])
     assert set(machines_over_time(make_policy("proteus", peak_rate=200.0), ONE_CLASS, loads)) == {5}
@@ -230,6 +238,37 @@ def test_the_program_chooses_whole_machines_between_pools():
     assert after(milp(WITH_GPU, pool="vm", largest_batch=1), WITH_GPU, [400.0] * 60).machines == (10, 0)
 
 
+def test_the_program_waits_to_fill_batches_on_accelerators_only():
+    decision = after(milp(WITH_GPU), WITH_GPU, [400.0] * 60)
+    assert decision.batch_max == (1, 2)
+    assert decision.batch_wait_s == (0.0, pytest.approx(0.25 - 0.004 * 1.233))  # of half the SLO what the batch leaves
+    assert after(milp(), ONE_CLASS, [200.0] * 60).batch_wait_s == (0.0, 0.0)
+
+
+def test_the_program_splits_a_class_on_cpus_but_not_on_an_accelerator():
+    mean = [dataclasses.replace(MEAN, share=1.0)]
+    on_cpus, on_gpus = (make_scenario(classes=mean, pools=[pool]) for pool in (make_pool("vm"), accelerator()))
+    assert len(after(milp(on_cpus), on_cpus, [100.0] * 60).routes[0]) == 2
+    assert [r.steps[0].model for r in after(milp(on_gpus), on_gpus, [100.0] * 60).routes[0]] == [2]
+
+
+def test_the_program_shares_the_load_among_machines_that_are_up():
+    policy, now = milp(WITH_GPU), observe(WITH_GPU, 61.0, 1.0, 400.0, ready=[4, 0])
+    after(policy, WITH_GPU, [400.0] * 60)
+    decision = policy.decide(now)
+    assert decision.machines[1] == 1 and {r.steps[0].pool for r in decision.routes[0]} == {0}
+
+
+def test_the_program_counts_what_a_new_machine_costs_while_it_boots():
+    booted, none = observe(WITH_GPU, 61.0, 1.0, 230.0, ready=[6, 0]), observe(WITH_GPU, 61.0, 1.0, 230.0)
+    machines = []
+    for seen in (booted, none):  # six machines at $0.1 or one at $0.5: a switch is not worth its boot
+        policy = milp(WITH_GPU)
+        after(policy, WITH_GPU, [230.0] * 60)
+        machines.append(policy.decide(seen).machines)
+    assert machines == [(6, 0), (0, 1)]
+
+
 def test_the_program_plans_for_the_load_that_is_forecast():
     ramp, now = np.arange(1, 601), observe(ONE_CLASS, 0.0)  # at 600 requests/s, in 55 s at 655, in 105 s at 705
 
@@ -260,7 +299,7 @@ def test_the_network_is_trained_on_the_history_and_a_line_replaces_it_without(mo
 
 def test_alpha_buys_accuracy_beyond_the_demand():
     assert {r.steps[0].model for r in after(milp(), ONE_CLASS, [100.0] * 60).routes[0]} == {1}
-    # The large model's 6 points cost 0.15 s of a slot at $0.05 an hour, $2.1 a million answers, and as much for the boot.
+    # The large model's 6 points cost 0.15 s of a slot at $0.05 an hour, $2.1 a million answers, and the boots.
     assert {r.steps[0].model for r in after(milp(alpha=1.0), ONE_CLASS, [100.0] * 60).routes[0]} == {2}
 
 

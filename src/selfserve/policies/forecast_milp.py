@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from selfserve.forecast import Of, make_forecaster
 from selfserve.planner import MEAN_MARGIN_PCT, ModelChoice, Overflow
 from selfserve.policies.base import Choice, PlannerPolicy, Range
-from selfserve.policies.variants import Variant, variants, vm_pools, waiting
+from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools, waiting
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
 
@@ -29,11 +29,13 @@ class ForecastMilp(PlannerPolicy):
     LSTM forecasts the highest load until the next change can take effect, times a margin. SageServe adds what keeps
     such a plan honest: between plans it reacts to what waits. Interpreted: beta is 1 and cost in dollars; alpha is in
     dollars per million answers and point above what the class asks for, 0 by default, since the demands are constraints
-    here; delta only breaks ties; the margin was not read; what a new machine costs while it boots counts, and load is
-    shared among machines that are up; a class may be split among variants (as in InfAdapter,
-    EuroMLSys'23), which a mean accuracy needs; a replica is a machine, since every machine holds all models, so a pool
-    has one batch size and its replicas serve all classes. Neither paper has functions. By default this one overflows as
-    Mixed does where there are any, to be the strongest comparison; ``overflow=never`` is the published recipe.
+    here; delta only breaks ties; the margin was not read; what a new machine costs while it boots counts, load is
+    shared among machines that are up, and only an accelerator's batch waits to fill (a free CPU takes what is there); a
+    class may be split among variants on CPUs (as in InfAdapter, EuroMLSys'23), which a mean accuracy needs, but has one
+    on an accelerator (requests of a class do not overtake each other, so that a mix would break its batches up); a
+    replica is a machine, since every machine holds all models, so a pool has one batch size and its replicas serve all
+    classes. Neither paper has functions. By default this one overflows as Mixed does where there are any, to be the
+    strongest comparison; ``overflow=never`` is the published recipe.
 
     Args:
         headroom: one plus IPA's margin on the forecast.
@@ -113,7 +115,7 @@ class ForecastMilp(PlannerPolicy):
         note = f"; {self._forecaster.note}" if self._forecaster.note else ""
         reason = f"{load:.1f} requests/s foreseen need {sum(needed)} machines{note}"
         fleet = planner.keep(observation, needed)
-        return Decision(fleet, self._as_routes(shares), tuple(batches.tolist()), reason=reason)
+        return Decision(fleet, self._as_routes(shares), tuple(batches.tolist()), self._waits(shares), reason)
 
     def _arrays(self) -> None:
         """Lay out what does not change: options [n] by class, by pool and by batch size in use."""
@@ -127,6 +129,7 @@ class ForecastMilp(PlannerPolicy):
         self._pool = np.equal.outer(np.arange(len(scenario.pools)), self._pool_of).astype(float)
         self._size = np.array([[float((v.pool, v.batch) == s) for v in found] for s in sizes])
         self._size_pool = np.array([[float(p == s[0]) for s in sizes] for p in range(len(scenario.pools))])
+        self._pays = [not s.is_function and batching_pays(self.planner, p) for p, s in enumerate(scenario.pools)]
         self._most = np.array([spec.max_machines for spec in scenario.pools])
         self._slo_s = self.slo_share * np.array([c.slo_s for c in scenario.classes])
         best = [self._accuracy[self._k_of == k].max() for k in range(len(scenario.classes))]
@@ -164,13 +167,20 @@ class ForecastMilp(PlannerPolicy):
         low = np.r_[np.ones(kinds), self._mean, np.full(len(rows) - 2 * kinds, -np.inf)]
         high = np.r_[np.ones(kinds), np.full(kinds, np.inf), np.zeros(pools), alive, np.ones(pools), np.zeros(sizes)]
         in_time = (self._batch - 1) / np.maximum(of_rate, 1e-9) + self._latency_s <= self._slo_s[self._k_of]
-        upper = np.r_[(self._batch == 1) | in_time, most, np.full(2 * pools, np.inf), np.ones(sizes)]
-        whole = np.r_[np.zeros(n), np.ones(pools), np.zeros(2 * pools), np.ones(sizes)]
+        able = ((self._batch == 1) | in_time) & (most[self._pool_of] > 0)
+        upper = np.r_[able, most, np.full(2 * pools, np.inf), np.ones(sizes)]
+        whole = np.r_[np.array(self._pays)[self._pool_of], np.ones(pools), np.zeros(2 * pools), np.ones(sizes)]
         x = milp(cost, integrality=whole, bounds=Bounds(0, upper), constraints=LinearConstraint(rows, low, high)).x
         shares = np.where(x[:n] > 1e-4, x[:n], 0.0)
         batches = np.ones(pools, dtype=np.int64)
         np.maximum.at(batches, self._pool_of[shares > 0], self._batch[shares > 0])
         return shares, batches
+
+    def _waits(self, shares: np.ndarray) -> tuple[float, ...]:
+        """Return how long an accelerator's batch waits to fill: what its share of the SLO leaves, seconds [P]."""
+        spare = np.where(shares > 0, self._slo_s[self._k_of] - self._latency_s, np.inf)
+        least = [spare[self._pool_of == p].min(initial=np.inf) if pays else 0.0 for p, pays in enumerate(self._pays)]
+        return tuple(float(max(s, 0.0)) if s < np.inf else 0.0 for s in least)
 
     def _as_routes(self, shares: np.ndarray) -> tuple[tuple[Route, ...], ...]:
         """Return each class's variants by their shares, a function after each where the rule says so."""

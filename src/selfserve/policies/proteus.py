@@ -11,7 +11,7 @@ from scipy.optimize import linprog
 
 from selfserve.planner import ModelChoice, ResourceSelector, peak_minute_rate
 from selfserve.policies.base import PlannerPolicy, Range
-from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools, waiting
+from selfserve.policies.variants import Variant, batching_pays, variant, variants, vm_pools, waiting
 from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
 
@@ -30,9 +30,11 @@ class Proteus(PlannerPolicy):
     accuracy is lowered only as far as it must be. Hardware is fixed: by default the least fleet that carries the
     busiest minute (of the history, or of the trace if ``peak_rate`` is told, and of what has been seen) on the cheapest
     variants that meet the demands. Interpreted: every machine holds all models, so placing variants on devices costs
-    nothing and the program is linear in the shares; half of the SLO is left for waiting; a batch does not wait to fill;
-    the average's weight and the interval (here the scenario's) were not read; an answer below its class's floor counts
-    nothing, and a mean that a class asks for comes before accuracy beyond it.
+    nothing and shares are not whole, but on accelerators a class has one variant (requests of a class do not overtake
+    each other, so that a mix of models would break its batches up); half of an SLO is left for waiting behind others;
+    of the rest an accelerator's batch takes half to fill and half to run, a CPU takes single requests; the average's
+    weight and the interval (here the scenario's) were not read; an answer below its class's floor counts nothing, and a
+    mean that a class asks for comes before accuracy beyond it.
 
     Args:
         machines: size of the fleet, overriding the rule.
@@ -68,8 +70,10 @@ class Proteus(PlannerPolicy):
         if all(batching_pays(planner, p) for p in full_batches.pool_of):
             planner.resources = full_batches
         self._home = sorted(set(planner.resources.pool_of))
-        all_pools = range(len(scenario.pools))
-        self._batches = tuple(planner.models.batch(p, 0.5)[0] if batching_pays(planner, p) else 1 for p in all_pools)
+        quarter_s = 0.25 * min(c.slo_s for c in scenario.classes)
+        pays = [batching_pays(planner, p) and not spec.is_function for p, spec in enumerate(scenario.pools)]
+        self._batches = tuple(self._batch(p, quarter_s) if pays[p] else 1 for p in range(len(pays)))
+        self._waits = tuple(quarter_s if pay else 0.0 for pay in pays)
         full = dict(enumerate(self._batches))
         pools = vm_pools(planner, self.pool) if self.pool else self._home
         self._variants = [variants(planner, k, pools, 0.0, 0.5, full) for k in range(len(scenario.classes))]
@@ -97,7 +101,15 @@ class Proteus(PlannerPolicy):
             max(n, int(not planner.scenario.pools[p].is_function and observation.queued[p].any()))
             for p, n in enumerate(fleet)
         ]
-        return Decision(tuple(fleet), routes, self._batches, reason=f"effective accuracy {accuracy:.2f}%")
+        return Decision(tuple(fleet), routes, self._batches, self._waits, f"effective accuracy {accuracy:.2f}%")
+
+    def _batch(self, pool: int, limit_s: float) -> int:
+        """Return the largest batch that no model of an accelerator takes longer than ``limit_s`` for."""
+        spec = self.planner.scenario.pools[pool]
+        slowest = [
+            max(variant(self.planner, pool, m, b).latency_s for m in spec.models) for b in range(1, spec.max_batch + 1)
+        ]
+        return max(1, sum(latency_s <= limit_s for latency_s in slowest))
 
     def _behind(self, seen: Observation) -> np.ndarray:
         """Return the machines [P] that work off within the interval what waits."""
@@ -129,8 +141,8 @@ class Proteus(PlannerPolicy):
         )
         asked = np.array([-(c.mean_accuracy_pct or 0.0) for c in classes])
         whole = np.hstack([of_class, np.zeros((len(classes), pools + len(classes)))])
-        solved = linprog(
-            cost, limits, np.r_[np.maximum(machines, 0.0), asked], whole, np.ones(len(classes)), method="highs"
-        )
+        one = np.r_[[float(self._waits[v.pool] > 0) for v in flat], np.zeros(pools + len(classes))]
+        right, ones = np.r_[np.maximum(machines, 0.0), asked], np.ones(len(classes))
+        solved = linprog(cost, limits, right, whole, ones, method="highs", integrality=one)
         x = np.maximum(solved.x[:n], 0.0)
         return np.split(x, np.cumsum([len(vs) for vs in self._variants])[:-1]), float((worth * part[k_of]) @ x)
