@@ -1,5 +1,7 @@
 """The environment: its spaces and rules, its planner against the scalar one, one world against many."""
 
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -230,3 +232,10 @@ def test_what_an_action_does_is_told_against_the_planner_alone():
     assert list(study.actions_table()["action"]) == list(ACTIONS)
     same = study.agreement(SHORT, 2, 5, 0)
     assert same["observations"].max() == 0 and same["rewards"].max() < 1e-9
+
+
+@pytest.mark.parametrize("order", ["gymnasium, selfserve", "selfserve, gymnasium"])
+def test_gymnasium_knows_them_whichever_is_imported_first(order):
+    code = f"import {order}; print([gymnasium.spec(n).id for n in {[n.split(':')[1] for n in NAMES]}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([name.split(":")[1] for name in NAMES])
