@@ -19,6 +19,7 @@ FLOORS = [
     {"controller", "environment", "vector"},
     {"policies", "training"},
     {"evaluation"},
+    {"advice"},
     {"studies"},
     {"figures"},
     {"runner"},

@@ -39,6 +39,24 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, or HOST:PORT)")
     parser.add_argument("--out", required=True, metavar="DIR", help="tables and runs; a second start goes on there")
 
+    parser = common.add_command(
+        commands, "advise", advise, "say what to run for a trace, an SLO and an accuracy, and what a month of it costs",
+        "advise --trace WITS-twin --slo-s 0.5 --accuracy-pct 75 --figure advice.png",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace", required=True, metavar="NAME|FILE.csv", help="second,requests or arrival_s; unscaled"
+    )
+    parser.add_argument(
+        "--slo-s", type=float, required=True, metavar="S", help="latency that every request should keep"
+    )
+    parser.add_argument(
+        "--accuracy-pct", type=float, required=True, metavar="X", help="least top-1 accuracy of an answer"
+    )
+    parser.add_argument("--scenario", default="spot", metavar="NAME|FILE.toml", help="pools and prices, default spot")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
+    parser.add_argument("--figure", metavar="OUT.png", help="draw it (.png, .pdf or .svg)")
+
 
 def evaluate(args: argparse.Namespace) -> None:
     """Run ``evaluate``."""
@@ -111,3 +129,38 @@ def _names(text: str, option: str) -> list[str]:
     if not all(names):
         raise InputError(f"{option} {text!r} is not a list such as a,b")
     return names
+
+
+def advise(args: argparse.Namespace) -> None:
+    """Run ``advise``."""
+    figure = common.output_file(args.figure, "--figure", ".png", ".pdf", ".svg")
+    from selfserve.advice import advise as ask
+
+    found = ask(args.trace, args.slo_s, args.accuracy_pct, args.scenario, args.seed)
+    r, default = found.record, found.record["default"]
+    models = ", ".join(f"{name} {share:.1f} %" for name, share in r["models_pct"].items())
+    places = ", ".join(f"{p['resource']} {p['market']} {p['answers_pct']:.1f} %" for p in r["resources"])
+    most = max((hour["most"] for hour in r["machines_by_hour"]), default=0)
+    print(f"For {r['trace']} ({r['hours']:.1f} h, {r['requests']:,} requests) within {args.slo_s:g} s at "
+          f"{args.accuracy_pct:g} % or more, run {r['policy']}")  # fmt: skip
+    print(f"  models         {models}\n  resources      {places}")
+    print(f"  machines       {r['machines_mean']:.1f} on average, {most:.0f} at most")
+    ratio = r["cost_to_bound"]
+    print(f"  cost a month   ${r['month_usd']:,.0f}, {r['slo_violation_pct']:.3f} % late"
+          + (f"; {ratio:.2f} times what no policy can beat" if ratio else ""))  # fmt: skip
+    print(f"  the default    ${default['month_usd']:,.0f} with {default['policy']}, the cloud's default autoscaler, "
+          f"{default['slo_violation_pct']:.3f} % late")  # fmt: skip
+    print(f"  the bound      ${r['bound_month_usd']:,.0f} with every request in time")
+    print("  by hour        " + ", ".join(f"{h['hour']:.0f}: {h['mean']:.0f}" for h in r["machines_by_hour"]))
+    for sentence in r["assumptions"]:
+        print(f"  {sentence}")
+    if figure is not None:
+        from selfserve.figures.advice import advice
+        from selfserve.figures.style import use_style
+
+        use_style()
+        drawn = advice(found.over_time, found.costs, r["policy"])
+        with common.replacing(figure) as part:
+            drawn.savefig(part, dpi=200)
+    if args.json:
+        print(common.json_line(r))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -335,8 +336,11 @@ def _join_cluster(address: str) -> None:
     if not ray.is_initialized():
         passed = {k: v for k, v in os.environ.items() if k.startswith("SELFSERVE_")}
         try:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit():  # where nothing answers Ray would try for minutes
+                socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=5).close()
             ray.init(address, runtime_env={"env_vars": passed}, log_to_driver=False, logging_level=40)
-        except (ConnectionError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"--ray {address}: no Ray cluster there: {str(error).splitlines()[0]}") from None
 
 

@@ -58,7 +58,8 @@ def paired(table: pd.DataFrame, policy: str, kind: str = "authors") -> pd.DataFr
     """
     able = _able(table).assign(score=lambda t: score(t))
     base = able[(able["policy"] == policy) & (able["kind"] == kind)].set_index(_WINDOW)
-    joined = able.join(base[["cost_usd", "slo_violation_pct", "score"]], on=_WINDOW, suffixes=("", "_base"), how="inner")
+    base = base[["cost_usd", "slo_violation_pct", "score"]]
+    joined = able.join(base, on=_WINDOW, suffixes=("", "_base"), how="inner")
     return joined.assign(
         cost_ratio=joined["cost_usd"] / joined["cost_usd_base"].where(joined["cost_usd_base"] > 0),
         violation_difference=joined["slo_violation_pct"] - joined["slo_violation_pct_base"],

@@ -84,7 +84,8 @@ def space_of(policy: str, scenario: Scenario) -> Space:
         if name in parameter_names(policy):
             lists.setdefault(name, values)
     others = {name: tuple(v for v in values if v != getattr(made, name, None)) for name, values in lists.items()}
-    return Space(numbers, {name: values for name, values in others.items() if values}, np.array([_unit(r, getattr(made, name, None)) for name, r in numbers.items()]))
+    others = {name: values for name, values in others.items() if values}
+    return Space(numbers, others, np.array([_unit(r, getattr(made, name, None)) for name, r in numbers.items()]))
 
 
 def _unit(r: Range, value: object) -> float:
