@@ -29,13 +29,13 @@ class ForecastMilp(PlannerPolicy):
     LSTM forecasts the highest load until the next change can take effect, times a margin. SageServe adds what keeps
     such a plan honest: between plans it reacts to what waits. Interpreted: beta is 1 and cost in dollars; alpha is in
     dollars per million answers and point above what the class asks for, 0 by default, since the demands are constraints
-    here; delta only breaks ties; the margin was not read; what a new machine costs while it boots counts, load is
-    shared among machines that are up, and only an accelerator's batch waits to fill (a free CPU takes what is there); a
-    class may be split among variants on CPUs (as in InfAdapter, EuroMLSys'23), which a mean accuracy needs, but has one
-    on an accelerator (requests of a class do not overtake each other, so that a mix would break its batches up); a
-    replica is a machine, since every machine holds all models, so a pool has one batch size and its replicas serve all
-    classes. Neither paper has functions. By default this one overflows as Mixed does where there are any, to be the
-    strongest comparison; ``overflow=never`` is the published recipe.
+    here; delta only breaks ties; the margin is none, since a maximum is forecast; what a new machine costs while it
+    boots counts, load is shared among machines that are up, and only an accelerator's batch waits to fill (a free CPU
+    takes what is there); a class may be split among variants on CPUs (as in InfAdapter, EuroMLSys'23), which a mean
+    accuracy needs, but has one on an accelerator (requests of a class do not overtake each other, so that a mix would
+    break its batches up); a replica is a machine, since every machine holds all models, so a pool has one batch size
+    and its replicas serve all classes. Neither paper has functions. By default this one overflows as Mixed does where
+    there are any, to be the strongest comparison; ``overflow=never`` is the published recipe.
 
     Args:
         headroom: one plus IPA's margin on the forecast.
@@ -59,7 +59,6 @@ class ForecastMilp(PlannerPolicy):
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6))
     models: ClassVar[ModelChoice] = "cheapest"  # type: ignore[misc]
-    headroom: float = 1.3
     keep_s: float = 60.0
     forecaster: Literal["lstm", "last_value", "moving_average", "linear_trend", "holt"] = "lstm"
     of: Of = "max"
