@@ -16,7 +16,7 @@ FLOORS = [
     {"scenario", "scenario_file"},
     {"traces", "twins", "workload", "planner", "forecast", "steering"},
     {"simulator", "bound", "features", "live", "situations"},
-    {"controller", "environment", "vector"},
+    {"analytic", "controller", "environment", "vector"},
     {"policies", "training"},
     {"evaluation"},
     {"advice"},

@@ -9,11 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
+from selfserve.analytic import constants
 from selfserve.planner import ModelChoice, require
 from selfserve.policies.base import Choice, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering, steer
+
+
+_TUNED, _FIXED = constants("tuned"), constants("tuned_fixed")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -22,8 +26,8 @@ class Tuned:
 
     Machines follow a load smoothed over two windows, with headroom and a hold; relaxed classes wait out their slack on
     VMs and leave for a function at the last moment; spot machines, where there are any, carry a share that shrinks with
-    losses and refusals. The defaults are set by hand (on the first hours of WITS and Berkeley); the search that all
-    systems get sets ``tunable`` anew. The parameters that are not listed here are fields of
+    losses and refusals. The defaults were tuned once over the training situations (``controllers/constants.toml``);
+    the search that all systems get sets ``tunable`` anew. The parameters that are not listed here are fields of
     :class:`~selfserve.steering.PlannerSettings` and explained there.
 
     Args:
@@ -50,20 +54,20 @@ class Tuned:
         "batch_share": Range(0.0, 1.0),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.7, 0.85, 1.0, 1.15, 1.3, 1.6, 2.0))
-    headroom: float = 1.0
-    safety: float = 0.0
-    fast: float = 0.2
-    slow: float = 2.0
-    weight: float = 0.7
-    hold: float = 1.0
-    drain: float = 1.0
-    leave_margin: float = 1.0
-    cold_margin: float = 1.0
+    headroom: float = _TUNED["headroom"]
+    safety: float = _TUNED["safety"]
+    fast: float = _TUNED["fast"]
+    slow: float = _TUNED["slow"]
+    weight: float = _TUNED["weight"]
+    hold: float = _TUNED["hold"]
+    drain: float = _TUNED["drain"]
+    leave_margin: float = _TUNED["leave_margin"]
+    cold_margin: float = _TUNED["cold_margin"]
     early: bool = False
-    spot_share: float = 0.8
-    spot_headroom: float = 1.0
-    spot_caution: float = 2.0
-    late_binding: float = 0.0
+    spot_share: float = _TUNED["spot_share"]
+    spot_headroom: float = _TUNED["spot_headroom"]
+    spot_caution: float = _TUNED["spot_caution"]
+    late_binding: float = _TUNED["late_binding"]
     level: float = 0.0
     batch_share: float = 1.0
     models: ModelChoice = "cheapest"
@@ -97,3 +101,23 @@ class Tuned:
         """Take in the last interval and steer by the constants."""
         self.state.observe(observation)
         return steer(self.state, self.settings)
+
+
+@dataclass(kw_only=True, eq=False)
+class TunedFixed(Tuned):
+    """:class:`Tuned` with the constants that were tuned for the ``standard`` scenario alone."""
+
+    name: ClassVar[str] = "tuned_fixed"
+    headroom: float = _FIXED["headroom"]
+    safety: float = _FIXED["safety"]
+    fast: float = _FIXED["fast"]
+    slow: float = _FIXED["slow"]
+    weight: float = _FIXED["weight"]
+    hold: float = _FIXED["hold"]
+    drain: float = _FIXED["drain"]
+    leave_margin: float = _FIXED["leave_margin"]
+    cold_margin: float = _FIXED["cold_margin"]
+    spot_share: float = _FIXED["spot_share"]
+    spot_headroom: float = _FIXED["spot_headroom"]
+    spot_caution: float = _FIXED["spot_caution"]
+    late_binding: float = _FIXED["late_binding"]

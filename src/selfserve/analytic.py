@@ -1,0 +1,150 @@
+"""Settings of the planner by formulas from prices, boot times and what is measured: the policy ``analytic``.
+
+:class:`Pilot` steers a :class:`selfserve.features.Flock` of any size, so that training, replay and a single run share
+the formulas. Their few multipliers (:data:`MULTIPLIERS`) are tuned once over training situations.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from selfserve.features import AT, STATICS, Flock, Orders, Seen
+from selfserve.scenario import Scenario
+from selfserve.steering import LONGEST_HOLD, WINDOWS
+
+FOLDER = Path(__file__).parent / "controllers"
+"""Tuned constants and trained controllers."""
+
+MULTIPLIERS: dict[str, tuple[float, float, float]] = {
+    "headroom": (0.96, 0.7, 1.3),  # machines over the load
+    "quantile": (1.0, 0.0, 2.5),  # times the newsvendor's quantile of the function over machine price
+    "safety": (-0.5, -1.0, 1.5),  # standard deviations on top
+    "fast": (0.4, 0.1, 1.5),  # quick average's time constant at a boot of 100 s, boot times
+    "fast_by_boot": (-0.2, -1.0, 1.0),  # its exponent of the boot time
+    "trust": (0.3, 0.0, 1.0),  # how far the time constant follows the average that erred least of late
+    "slow": (3.3, 0.5, 12.0),
+    "weight": (0.8, 0.0, 1.6),
+    "hold": (3.0, 0.05, 6.0),  # boot times, at functions three times as dear as machines
+    "hold_by_price": (0.5, -1.0, 2.0),  # its exponent of the price ratio
+    "hold_by_boot": (0.0, -1.0, 1.0),
+    "drain": (0.9, 0.1, 8.0),
+    "leave": (1.15, 0.8, 2.0),  # p99 service times before the deadline
+    "leave_by_spread": (0.8, -0.5, 3.0),  # and per unit of service spread
+    "cold": (0.3, 0.0, 1.5),
+    "spot_share": (0.95, 0.3, 1.0),
+    "spot_headroom": (1.02, 0.8, 1.8),
+    "spot_caution": (0.6, 0.0, 6.0),
+    "late_binding": (0.7, 0.0, 2.0),
+}
+"""Start, least and most of each multiplier of the formulas."""
+NAMES = tuple(MULTIPLIERS)
+MEASURED = (0.6, 1.6)
+"""What a measured service time may be of the believed one; beyond it the measurement is not believed."""
+ERRORS_KEPT = 20.0
+"""Boot times over which the errors of the averages are remembered."""
+_HOME_STATICS = {name: STATICS.index(name) for name in ("function_price", "service_spread")}
+
+
+@cache
+def constants(section: str) -> Mapping[str, float]:
+    """Return a section of ``controllers/constants.toml``: constants that were tuned over training situations."""
+    found = tomllib.loads((FOLDER / "constants.toml").read_text(encoding="utf-8"))[section]
+    return {name: value for name, value in found.items() if isinstance(value, float | int)}
+
+
+def multipliers(values: Mapping[str, float] | None = None) -> np.ndarray:
+    """Return multipliers [C] in the order of :data:`NAMES`: the tuned ones, with ``values`` in their place."""
+    own = constants("analytic") | (values or {})
+    return np.array([own.get(name, MULTIPLIERS[name][0]) for name in NAMES])
+
+
+class Pilot:
+    """Formulas at the helm of a flock.
+
+    Args:
+        flock: the worlds' planners.
+        values: multipliers [C], or [E, C] one set a world (default: the tuned ones).
+    """
+
+    def __init__(self, flock: Flock, values: np.ndarray | None = None) -> None:
+        self.flock = flock
+        self.values = np.broadcast_to(multipliers() if values is None else values, (flock.shape[0], len(NAMES)))
+        self._believed = np.stack([_believed(c.scenario, flock.pools) for c in flock.cases])
+        self._plain = np.array([max(c.state.batches) == 1 for c in flock.cases])
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was measured."""
+        n = len(self.values)
+        self._busy, self._expected = np.zeros(n), np.zeros(n)
+        self.errors = np.ones((n, len(WINDOWS)))
+        """[E, J] mean absolute error of each average of the load as a forecast at the boot horizon, relative."""
+        self.flock.base = self.settings()
+
+    def observe(self, seen: Seen) -> None:
+        """Take in the interval that just ended."""
+        flock = self.flock
+        flock.observe(seen)
+        if seen.time_s > 0:
+            machines = ~flock.function
+            keep = np.exp(-seen.interval_s / (10 * flock.boot_s))
+            expected = np.einsum("epmk,epm->ep", seen.served, self._believed)
+            self._busy = keep * self._busy + (seen.busy_slot_s * machines).sum(axis=1)
+            self._expected = keep * self._expected + (expected * machines).sum(axis=1)
+            self._judge(seen)
+        flock.base = self.settings()
+
+    def _judge(self, seen: Seen) -> None:
+        """Compare what each average of a boot time ago said with the load now."""
+        flock, e = self.flock, np.arange(len(self.values))
+        unit = flock.work[:, 0, :, 0]
+        before = flock.past[e, flock._at + flock._room - flock._lag]
+        said = (before * unit[:, None]).sum(axis=2)
+        now = (seen.arrivals / seen.interval_s * unit).sum(axis=1)
+        known = (flock._n_past > flock._lag) & said.any(axis=1)
+        part = known * np.minimum(1.0, seen.interval_s / (ERRORS_KEPT * flock.boot_s))
+        self.errors += part[:, None] * (np.abs(said - now[:, None]) / flock.slow()[:, None] - self.errors)
+
+    def measured(self) -> np.ndarray:
+        """Return mean service times over the believed ones, [E]; 1 until a minute of work was seen."""
+        known = self._plain & (self._expected > 60)
+        return np.where(known, np.clip(self._busy / np.maximum(self._expected, 1e-9), *MEASURED), 1.0)
+
+    def settings(self) -> np.ndarray:
+        """Return the planner's numbers [E, N]."""
+        flock, c = self.flock, dict(zip(NAMES, self.values.T, strict=True))
+        boot, statics, factor = flock.boot_s / 100, flock.statics, self.measured()
+        price = np.exp(statics[:, _HOME_STATICS["function_price"]]) / 3
+        spread = statics[:, _HOME_STATICS["service_spread"]] / 2
+        pays = (flock.pays * flock.of_role[:, 0]).sum(axis=1) / np.maximum(1, flock.of_role[:, 0].sum(axis=1))
+        quick = np.exp(-4 * self.errors / self.errors.min(axis=1, keepdims=True))
+        follow = (quick * np.log(WINDOWS)).sum(axis=1) / quick.sum(axis=1)
+        fast = (1 - c["trust"]) * (np.log(c["fast"]) + c["fast_by_boot"] * np.log(boot)) + c["trust"] * follow
+        hold = c["hold"] * price ** c["hold_by_price"] * boot ** c["hold_by_boot"]
+        found = {
+            "headroom": c["headroom"] * factor,
+            "safety": factor * (c["quantile"] * pays + c["safety"]) - pays,
+            "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
+            "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
+            "leave_margin": factor * (c["leave"] + c["leave_by_spread"] * spread), "cold_margin": c["cold"],
+            "spot_share": c["spot_share"], "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
+            "late_binding": factor * c["late_binding"],
+        }  # fmt: skip
+        return np.stack([found[name] for name in AT], axis=1)
+
+    def orders(self) -> Orders:
+        """Return what the formulas decide."""
+        return self.flock.decide(self.flock.base, self.flock.base_level)
+
+
+def _believed(scenario: Scenario, pools: int) -> np.ndarray:
+    """Return believed seconds of a request [pools, M], 0 where a model is not resident."""
+    found = np.zeros((pools, len(scenario.models)))
+    for p, pool in enumerate(scenario.pools):
+        found[p, list(pool.models)] = [pool.service_s(m) for m in pool.models]
+    return found

@@ -1,0 +1,204 @@
+"""The self-managed controller: formulas, a net's corrections to them, and constants retuned by replaying its own past.
+
+A net is a small multi-layer perceptron (tanh, tanh at the end) from :data:`selfserve.features.OBSERVATIONS` to
+corrections in [-1, 1], kept as a safetensors file whose metadata hold its card. Replay is handed in as a callable, so
+that this module knows no simulator. Where an observation is out of range or not finite, the controller keeps the
+machines that it has and decides as the formulas do, and says so in the reason of the decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from selfserve.analytic import NAMES, Pilot, multipliers
+from selfserve.errors import InputError
+from selfserve.features import ACTIONS, OBSERVATIONS, Case, Flock, Orders, Seen
+from selfserve.protocol import Decision, Observation
+from selfserve.scenario import Scenario
+
+Layers = Sequence[tuple[np.ndarray, np.ndarray]]
+"""Weights [out, in] and biases [out] of each layer, float32."""
+Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers], np.ndarray]
+"""From scenario, load [seconds], candidates' multipliers [N, C] and net to each candidate's objective [N]."""
+FILTER = 0.2
+"""Part of the way that corrections in force move at each decision, as in the environment."""
+MARGIN = 0.01
+"""Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""
+CANDIDATES = 16
+EVERY_S = 3600.0
+HOURS_KEPT_S = 7200
+LEAST_S = 1500
+"""Shorter pasts are not replayed: ten minutes of warm-up leave nothing to compare."""
+SEARCHED = {
+    "headroom": 0.06, "safety": 0.4, "fast": 0.15, "weight": 0.2, "hold": 1.2, "spot_share": 0.15,
+    "spot_headroom": 0.12, "spot_caution": 0.8,
+}  # fmt: skip
+"""Multipliers that self-tuning searches, with the standard deviation of its candidates."""
+
+
+def forward(layers: Layers, observations: np.ndarray) -> np.ndarray:
+    """Return corrections [E, len(ACTIONS)] for observations [E, len(OBSERVATIONS)]."""
+    x = observations
+    for weight, bias in layers:
+        x = np.tanh(x @ weight.T + bias)
+    return x
+
+
+def save(path: Path, layers: Layers, card: Mapping[str, Any]) -> None:
+    """Write a net and its card (JSON text under ``card`` in the metadata)."""
+    tensors = {f"{what}.{i}": np.ascontiguousarray(x, np.float32) for i, pair in enumerate(layers)
+               for what, x in zip(("weight", "bias"), pair, strict=True)}  # fmt: skip
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part, {"card": json.dumps(dict(card), sort_keys=True)})
+    part.replace(path)
+
+
+def load(path: str | Path) -> tuple[Layers, dict[str, Any]]:
+    """Return a net and its card.
+
+    Raises:
+        InputError: the file is not there, or is no controller of these observations and actions.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            card = json.loads((file.metadata() or {})["card"])
+            n = sum(key.startswith("weight.") for key in file.keys())  # noqa: SIM118
+            layers = [(file.get_tensor(f"weight.{i}"), file.get_tensor(f"bias.{i}")) for i in range(n)]
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise InputError(f"controller {path}: is no controller file (safetensors with a card): {error}") from error
+    shape = (layers[0][0].shape[1], layers[-1][0].shape[0]) if layers else (0, 0)
+    if shape != (len(OBSERVATIONS), len(ACTIONS)):
+        wanted = f"{len(OBSERVATIONS)} observations and {len(ACTIONS)} actions"
+        raise InputError(f"controller {path}: has {shape[0]} observations and {shape[1]} actions; right is {wanted}")
+    return layers, card
+
+
+class Corrected(Pilot):
+    """Formulas corrected by a net, for a flock of any size."""
+
+    def __init__(self, flock: Flock, layers: Layers = (), values: np.ndarray | None = None) -> None:
+        super().__init__(flock, values)
+        self.layers, self.action = layers, np.zeros((flock.shape[0], len(ACTIONS)))
+
+    def orders(self) -> Orders:
+        """Return what the corrected formulas decide."""
+        if not self.layers:
+            return super().orders()
+        seen = self.flock.observations(self.action)
+        self.action = self.action + FILTER * (forward(self.layers, seen) - self.action)
+        return self.flock.decide(*self.flock.corrected(self.action))
+
+
+def search(now: np.ndarray, seed: int, candidates: int = CANDIDATES) -> np.ndarray:
+    """Return multipliers to try [candidates, C]: the present ones first, then normal draws around them."""
+    from selfserve.analytic import MULTIPLIERS
+
+    low, high = np.array([MULTIPLIERS[n][1:] for n in NAMES]).T
+    step = np.array([SEARCHED.get(n, 0.0) for n in NAMES])
+    draws = np.random.default_rng(seed).standard_normal((candidates, len(NAMES)))
+    draws[0] = 0.0
+    tried = now + step * draws
+    return np.where(step > 0, np.clip(tried, low, high), now)
+
+
+@dataclass(kw_only=True, eq=False)
+class Controller:
+    """Serves one run.
+
+    Args:
+        interval_s: seconds between decisions (default: the scenario's).
+    """
+
+    name: ClassVar[str] = "controller"
+    interval_s: float | None = None
+    replay: Replay | None = field(init=False, default=None, repr=False)
+    layers: Layers = field(init=False, default=(), repr=False)
+
+    def load(self, file: str | None) -> None:
+        """Take the net of a file."""
+        if file is not None:
+            self.layers, self.card = load(file)
+
+    def reset(self, scenario: Scenario, history: np.ndarray) -> None:
+        """Start a run; constants are retuned on the history where a replay was handed in."""
+        self._own = getattr(self, "_own", self.interval_s)
+        self.interval_s = interval_s = self._own or scenario.interval_s
+        self.scenario, self._note = scenario, ""
+        self._past = [np.asarray(history, float)[-HOURS_KEPT_S:]]
+        self.values = multipliers()
+        self._retune()
+        self.pilot = Corrected(Flock([Case(scenario, history, interval_s)]), self.layers, self.values)
+        self._machines: np.ndarray | None = None
+        self._tuned_s = 0.0
+
+    def _retune(self) -> None:
+        """Replay the last hours under other constants and keep what is better by a margin."""
+        load = np.concatenate(self._past)[-HOURS_KEPT_S:]
+        self._past = [load]
+        if self.replay is None or len(load) < LEAST_S or not load.any():
+            return
+        tried = search(self.values, seed=len(load))
+        found = self.replay(self.scenario, load, tried, self.layers)
+        best, gain = int(np.argmin(found)), float(found[0] - found.min())
+        if gain > MARGIN:
+            self.values, self._note = tried[best], f"; retuned, replay {gain:.1%} cheaper"
+        else:
+            self._note = f"; constants kept, replay finds {gain:.1%}"
+
+    def decide(self, observation: Observation) -> Decision:
+        """Take in the last interval and decide."""
+        wrong = unusable(observation)
+        if wrong:
+            return self._doubt(wrong)
+        pilot, seen = self.pilot, Seen.one(observation)
+        self._past.append(observation.arrivals.sum(axis=1))
+        if self.replay is not None and observation.time_s >= self._tuned_s + EVERY_S:
+            self._tuned_s = observation.time_s
+            self._retune()
+            pilot.values = np.broadcast_to(self.values, pilot.values.shape)
+        pilot.observe(seen)
+        decision = pilot.flock.decision(pilot.orders())
+        self._last = decision
+        note, self._note = self._note, ""
+        return replace(decision, reason=f"{sum(decision.machines)} machines{note}")
+
+    def _doubt(self, wrong: str) -> Decision:
+        """Return the decision in force: with what is not known nothing is scaled down."""
+        reason = f"analytic, nothing scaled down: {wrong}"
+        if getattr(self, "_last", None) is not None:
+            return replace(self._last, reason=reason)
+        flock = self.pilot.flock
+        seen = nothing_seen(flock)
+        self.pilot.observe(seen)
+        return replace(flock.decision(Pilot.orders(self.pilot)), reason=reason)
+
+
+def nothing_seen(flock: Flock) -> Seen:
+    """Return what is seen at time 0: nothing."""
+    n, k, p, m = 1, flock.shape[1], flock.pools, len(flock.cases[0].scenario.models)
+    zero = np.zeros
+    return Seen(
+        time_s=0.0, interval_s=flock.interval_s, arrivals=zero((n, k)), ready=zero((n, p)), booting=zero((n, p)),
+        busy_slot_s=zero((n, p)), queued=zero((n, p, k)), head_age_s=zero((n, p, k)), served=zero((n, p, m, k)),
+        late=zero((n, k)), accuracy_sum=zero((n, k)), lost=zero((n, p)), refused=zero((n, p)), spend_usd=zero((n, p)),
+    )  # fmt: skip
+
+
+def unusable(observation: Observation) -> str:
+    """Return why an observation cannot be used: negative or not finite; nothing where it can."""
+    for name in ("arrivals", "ready", "booting", "busy_slot_s", "queued", "head_age_s", "served", "late", "accuracy_sum",
+                 "lost", "refused", "spend_usd"):  # fmt: skip
+        values = np.asarray(getattr(observation, name))
+        if not np.isfinite(values).all():
+            return f"{name} is not finite"
+        if (values < -1e-6).any():
+            return f"{name} is below 0"
+    return ""

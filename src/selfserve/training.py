@@ -1,0 +1,219 @@
+"""Rollouts of many situations at once, and what is tuned and trained on them.
+
+Training and choosing use situations of the ``train`` and ``validate`` splits alone; candidates meet the same loads,
+boots and losses (common random numbers), so that differences of cost are theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from selfserve.environment import Course, Episode, Task
+from selfserve.features import AT, NUMBERS, Case, Flock, Orders, Seen
+from selfserve.situations import Split, sample
+from selfserve.vector import Road
+
+TARGET_PCT = 0.1
+"""Violations that cost nothing, percent of a situation's requests."""
+PENALTY = 0.5
+"""Per percentage point over it, and per point of mean accuracy missed: a tenth costs as much as 5% more dollars."""
+LENGTH_S = 2700
+"""Seconds of a training window that are played."""
+MOST_MACHINES = 12.0
+"""Training situations are scaled down to this size: settings have no scale, and requests are what a rollout costs."""
+
+
+class Helm(Protocol):
+    """What decides for a flock: constants, formulas, formulas with a net."""
+
+    def observe(self, seen: Seen) -> None:
+        """Take in the interval that just ended."""
+
+    def orders(self) -> Orders:
+        """Return what should hold until the next interval."""
+
+
+class Constants:
+    """Settings that never change.
+
+    Args:
+        flock: the worlds' planners.
+        numbers: the settings, [N] or [E, N].
+    """
+
+    def __init__(self, flock: Flock, numbers: np.ndarray) -> None:
+        self.flock = flock
+        flock.base = np.broadcast_to(numbers, flock.base.shape).copy()
+
+    def observe(self, seen: Seen) -> None:
+        """Take in the interval that just ended."""
+        self.flock.observe(seen)
+
+    def orders(self) -> Orders:
+        """Return what the constants decide."""
+        return self.flock.decide(self.flock.base, self.flock.base_level)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What E rollouts cost, warm-up left out: arrays [E]."""
+
+    cost: np.ndarray
+    """Dollars over the work at the price of a busy machine."""
+    violation_pct: np.ndarray
+    missed_pct: np.ndarray
+    """Points by which the worst class missed its mean accuracy in the last accuracy window."""
+
+    def objective(self) -> np.ndarray:
+        """Return log cost plus penalties, [E]."""
+        over = np.maximum(0.0, self.violation_pct - TARGET_PCT)
+        return np.log(self.cost) + PENALTY * (over + self.missed_pct)
+
+
+def episodes(
+    split: Split, indices: Sequence[int], length_s: int | None = LENGTH_S, most_machines: float | None = MOST_MACHINES
+) -> list[Episode]:
+    """Return one window of each situation (windows take turns), cut to ``length_s``, on at most ``most_machines``."""
+    found = []
+    for i in indices:
+        one = sample(split, i)
+        if most_machines and (one.scenario.load_machines or 0) > most_machines:
+            one = sample(split, i, machines=most_machines)
+        whole = one.workload(i // 5 % one.windows)
+        if length_s and whole.seconds > length_s:
+            whole = replace(whole, seconds=length_s, counts=whole.counts[:length_s])
+        name = f"{one.name}.{i // 5 % one.windows}"
+        found.append(Episode(name, one.scenario, whole, i, Case(one.scenario, whole.history, one.scenario.interval_s)))
+    return found
+
+
+def rollout(played: Sequence[Episode], helm: Callable[[Flock], Helm]) -> Outcome:
+    """Play episodes of one length side by side and return what they cost."""
+    course = Course(Task(situations="train", interval_s=played[0].scenario.interval_s), list(played))
+    road, flock = Road(course), course.flock
+    mine, seen = helm(flock), road.start()
+    mine.observe(seen)
+    n, warm = len(played), np.array([e.scenario.warmup_s for e in played])
+    spent, work, late, arrived = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
+    while road.now_ns < road.end_ns:
+        seen = road.advance(mine.orders())
+        mine.observe(seen)
+        scored = seen.time_s > warm + 1e-6
+        spent += scored * seen.spend_usd.sum(axis=1)
+        work += scored * (seen.arrivals * course._usd).sum(axis=1)
+        late += scored * seen.late.sum(axis=1)
+        arrived += scored * seen.arrivals.sum(axis=1)
+    missed = np.maximum(0.0, flock.debt()).max(axis=1)
+    return Outcome(spent / np.maximum(work, 1e-12), 100 * late / np.maximum(1, arrived), missed)
+
+
+def evolve(
+    start: np.ndarray, bounds: np.ndarray, helm: Callable[[Flock, np.ndarray], Helm], played: Sequence[Episode],
+    generations: int, seed: int, population: int = 12, batch: int = 8, sigma: float = 0.2,
+    progress: Callable[[int, float, np.ndarray], None] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Return the mean of a CMA-ES (Hansen 2016, by ``cmaes``) after ``generations``.
+
+    Every generation meets ``batch`` of the episodes, the same for all its candidates.
+
+    Args:
+        start: [C] where the search starts.
+        bounds: [C, 2] least and most.
+        helm: makes the helm from a flock and the candidates' constants [E, C].
+        played: training episodes.
+        generations: number of generations.
+        seed: of the search and of the batches.
+        population: candidates of a generation.
+        batch: episodes of a generation.
+        sigma: first step as a share of the bounds' width.
+        progress: told generation, mean objective and mean constants.
+    """
+    from cmaes import CMA
+
+    rng, low, wide = np.random.default_rng(seed), bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+    unit = np.clip((start - low) / wide, 0.02, 0.98)
+    search = CMA(unit, sigma, bounds=np.tile([0.0, 1.0], (len(start), 1)), seed=seed, population_size=population)
+    order: list[int] = []
+    for generation in tqdm(range(generations), desc="CMA-ES", unit="generation"):
+        order = order if len(order) >= batch else [*order, *rng.permutation(len(played)).tolist()]
+        mine, order = [played[i] for i in order[:batch]], order[batch:]
+        points = np.array([search.ask() for _ in range(population)])
+        each = np.repeat(low + points * wide, batch, axis=0)
+        got = rollout(mine * population, lambda flock, each=each: helm(flock, each))
+        values = got.objective().reshape(population, batch).mean(axis=1)
+        search.tell(list(zip(points, values.tolist(), strict=True)))
+        if progress is not None:
+            progress(generation, float(values.mean()), low + search.mean * wide)
+    return np.asarray(low + search.mean * wide)
+
+
+def constant_space() -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Return names [C] of the settings that ``tuned`` has tuned, their start [C] and bounds [C, 2]; logs where wide."""
+    from selfserve.policies.base import Range
+    from selfserve.policies.tuned import Tuned
+
+    ranges = {n: r for n, r in Tuned.tunable.items() if isinstance(r, Range) and n in AT}
+    ranges |= {"spot_headroom": Range(0.7, 1.6), "late_binding": Range(0.0, 2.0)}
+    start = {n: f for n, f in START.items() if n in ranges}
+    bounds = np.array([[_read(r.low, r.log), _read(r.high, r.log)] for r in ranges.values()])
+    return list(ranges), np.array([_read(start[n], r.log) for n, r in ranges.items()]), bounds
+
+
+START = {
+    "headroom": 1.0, "safety": 0.0, "fast": 0.2, "slow": 2.0, "weight": 0.7, "hold": 1.0, "drain": 1.0,
+    "leave_margin": 1.1, "cold_margin": 0.8, "spot_share": 0.8, "spot_headroom": 1.05, "spot_caution": 2.0,
+    "late_binding": 0.2,
+}  # fmt: skip
+LOGS = ("fast", "slow", "drain")
+
+
+def _read(value: float, log: bool) -> float:
+    return float(np.log(value)) if log else float(value)
+
+
+def constants_helm(names: Sequence[str]) -> Callable[[Flock, np.ndarray], Helm]:
+    """Return what makes :class:`Constants` from points of :func:`constant_space`."""
+    columns = np.array([AT[n] for n in names])
+    logs = np.array([n in LOGS for n in names])
+
+    def make(flock: Flock, points: np.ndarray) -> Helm:
+        numbers = flock.base.copy()
+        numbers[:, columns] = np.where(logs, np.exp(np.where(logs, points, 0.0)), points)
+        return Constants(flock, numbers)
+
+    return make
+
+
+def settings_of(names: Sequence[str], point: np.ndarray) -> dict[str, float]:
+    """Return a point of :func:`constant_space` as settings, to four digits."""
+    values = {n: float(np.exp(x)) if n in LOGS else float(x) for n, x in zip(names, point, strict=True)}
+    return {n: float(f"{x:.4g}") for n, x in values.items() if n in NUMBERS}
+
+
+
+
+REPLAY_MACHINES = 5.0
+"""Size to which a load is thinned for replay: a request-level replay costs by the request."""
+
+
+def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> np.ndarray:
+    """Return the objective [N] of each set of multipliers [N, C] on a load [seconds]; see ``controller.Replay``.
+
+    The first half of the load is the history. The share of the classes is the stated one, spot storms are not known.
+    """
+    from selfserve.controller import Corrected
+    from selfserve.traces import make_trace
+    from selfserve.workload import make_workload
+
+    known = replace(scenario, load_machines=min(scenario.load_machines or REPLAY_MACHINES, REPLAY_MACHINES))
+    known = replace(known, rate_scale=None, spot=replace(scenario.spot, storms=()))
+    start = len(load) // 4
+    workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
+    case = Case(known, workload.history, known.interval_s)
+    played = [Episode("replay", known, workload, 0, case)] * len(tried)
+    return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective()
