@@ -40,12 +40,15 @@ def bucket_of(w, finish):
 
 
 @kernel
-def book_answer(w, pool, m, k, arrived, ident, start, finish, cold):
-    """Book an answer: into the interval of its finish, the score if it arrived after the warm-up, and its row."""
+def book_answer(w, pool, m, k, arrived, ident, start, finish, cold, grade):
+    """Book an answer: into the interval of its finish, the score if it arrived after the warm-up, and its row.
+
+    ``grade``: the model whose accuracy scores, or after all models the combination of several.
+    """
     c = class_of(w, k)
     latency = finish - arrived
     late = np.int64(latency > c.slo)
-    cell = (pool.index * w.n_models + m) * w.n_classes + k
+    cell = pool.first_cell + m * w.n_classes + k
     if finish <= w.until:
         ints(w.served_now)[cell] += 1
         ints(w.late_now)[k] += late
@@ -55,17 +58,31 @@ def book_answer(w, pool, m, k, arrived, ident, start, finish, cold):
         ints(w.late_at)[bucket * w.n_classes + k] += late
     if arrived >= w.warmup:
         ints(w.answered_at)[cell] += 1
-        ints(w.scored_late_at)[m * w.n_classes + k] += late
+        ints(w.scored_late_at)[k * w.n_grades + grade] += late
         if c.histogram_at:
             ints(c.histogram_at)[histogram_bin(latency)] += 1
         if c.window_ns:
             if arrived < c.window_from or arrived >= c.window_from + c.window_ns:
                 c.window = (arrived - w.warmup) // c.window_ns
                 c.window_from = w.warmup + c.window * c.window_ns
-            ints(c.windows_at)[c.window * w.n_models + m] += 1
+            ints(c.windows_at)[c.window * w.n_grades + grade] += 1
     if w.rows_at:
         row = item(w.rows_at, ident, ROW)
         row.pool, row.model, row.start, row.finish, row.cold = pool.index, m, start, finish, cold
+
+
+@routine
+def regrade(w, m, k, arrived, finish, grade):
+    """Score an answer booked under model m by another grade: one less of that model, one more of this grade."""
+    if finish <= w.end:
+        bucket = w.bucket if finish <= w.until else bucket_of(w, finish)
+        row = ints(w.regraded_at + 8 * (bucket * w.n_classes + k) * w.n_grades)
+        row[m] -= 1
+        row[grade] += 1
+    if arrived >= w.warmup:
+        row = ints(w.scored_regraded_at + 8 * k * w.n_grades)
+        row[m] -= 1
+        row[grade] += 1
 
 
 @kernel
@@ -83,6 +100,8 @@ def begin_interval(w, now):
         clear(w.served_now, cells)
         clear(w.late_now, w.n_classes)
         clear(w.busy_now, w.n_pools)
+        if w.n_combos:
+            clear(w.regraded_at + 8 * w.bucket * w.n_classes * w.n_grades, w.n_classes * w.n_grades)
         w.bucket = (w.bucket + 1) % w.n_buckets
     w.served_now = w.served_at + 8 * w.bucket * cells
     w.late_now = w.late_at + 8 * w.bucket * w.n_classes

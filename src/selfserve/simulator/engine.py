@@ -18,8 +18,9 @@ from selfserve.simulator.fleet import first_believed_ready, machine_ready, notic
 from selfserve.simulator.functions import bill_provisioned, can_start, run_container, token_key
 from selfserve.simulator.jit import ints, item, kernel, naturals, routine, shorts
 from selfserve.simulator.queues import answering_model, dequeue, enqueue, next_to_leave, note_head, work_ahead
-from selfserve.simulator.slots import occupy, oldest_free, root
-from selfserve.simulator.state import NEVER, SECOND_NS, class_of, function_of, pool_of, queue_of, route_of, waiter_of
+from selfserve.simulator.slots import free, occupy, oldest_free, root
+from selfserve.simulator.stages import close_ticket, copy, join, next_stage, pop_onward, serve_stage, ticket_of
+from selfserve.simulator.state import NEVER, SECOND_NS, class_of, combo_of, function_of, pool_of, queue_of, route_of
 
 
 # ------------------------------------------------------------------------------------------------------------- starts
@@ -33,7 +34,7 @@ def serve(w, now, pool, m, b, quantile, latest):
     service = max(1, (ints(pool.service_at)[cell] * shorts(w.service_at)[quantile]) >> 16)
     pool.batches += 1
     pool.batched += b
-    slot = oldest_free(pool, now)
+    slot = oldest_free(pool, now - pool.lag)
     if slot < 0:
         finish, cold = run_container(w, now, pool, m, service, latest)
         book_busy(w, pool, now, finish)
@@ -53,23 +54,18 @@ def serve(w, now, pool, m, b, quantile, latest):
     return finish, 0, lost
 
 
-@routine
-def doom(pool, k, arrived, meta, gone):
-    """Remember a request that its spot machine will not live to answer; it returns to the queue at ``gone``."""
-    d = item(pool.doomed_at, pool.doomed, s.DOOMED)
-    d.gone, d.arrived, d.meta, d.k = gone, arrived, meta, k
-    pool.doomed += 1
-    pool.return_at = min(pool.return_at, gone)
-
-
 @kernel
-def start_one(w, now, pool, k, m, arrived, meta):
-    """Serve one request that need not queue."""
-    finish, cold, lost = serve(w, now, pool, m, 1, s.quantile_of(meta), arrived)
-    if lost:
-        doom(pool, k, arrived, meta, finish)
+def note_start(w, now, pool, m, k, arrived, meta, ticket, combo, unsure, finish, cold, lost):
+    """Book what is known of a request now that it starts: its answer, that it will go on, or that it will be lost."""
+    if lost:  # it returns to the queue when its machine is gone
+        d = item(pool.doomed_at, pool.doomed, s.PASSING)
+        d.at, d.arrived, d.meta, d.k, d.ticket = finish, arrived, meta, k, ticket
+        pool.doomed += 1
+        pool.return_at = min(pool.return_at, finish)
+    elif ticket >= 0 or combo >= 0:
+        serve_stage(w, pool, m, k, arrived, meta, ticket, combo, unsure, now, finish, cold)
     else:
-        book_answer(w, pool, m, k, arrived, meta >> 32, now, finish, cold)
+        book_answer(w, pool, m, k, arrived, meta >> 32, now, finish, cold, m)
 
 
 @kernel
@@ -77,12 +73,13 @@ def start_batch(w, key, pool, k):
     """Start a batch led by the head of class k (rule 5.4)."""
     now = key >> 3
     q = queue_of(pool, k)
-    m, quantile = answering_model(q, now), s.quantile_of(waiter_of(q, q.head).meta)
+    m, quantile = answering_model(q, now), s.quantile_of(s.waiter_of(q, q.head).meta)
     b, latest = 0, 0
     while k >= 0:
         q = queue_of(pool, k)
-        head, one = waiter_of(q, q.head), item(w.batch_at, b, s.WAITER)
-        one.arrived, one.meta, one.k = head.arrived, head.meta, k
+        head, one = s.waiter_of(q, q.head), item(w.batch_at, b, s.MEMBER)
+        one.arrived, one.meta, one.k, one.ticket = head.arrived, head.meta, k, head.ticket
+        one.combo, one.unsure = q.combo, q.unsure
         latest = max(latest, head.arrived)
         b += 1
         dequeue(w, now, pool, k)
@@ -91,11 +88,10 @@ def start_batch(w, key, pool, k):
             k = earliest_with(w, now, pool, m)
     finish, cold, lost = serve(w, now, pool, m, b, quantile, latest)
     for i in range(b):
-        one = item(w.batch_at, i, s.WAITER)
-        if lost:
-            doom(pool, one.k, one.arrived, one.meta, finish)
-        else:
-            book_answer(w, pool, m, one.k, one.arrived, one.meta >> 32, now, finish, cold)
+        one = item(w.batch_at, i, s.MEMBER)
+        note_start(
+            w, now, pool, m, one.k, one.arrived, one.meta, one.ticket, one.combo, one.unsure, finish, cold, lost
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------- dispatch
@@ -129,7 +125,7 @@ def earliest_with(w, now, pool, m):
 @routine
 def dispatch(w, key, pool):
     """Start whatever of a pool can start at this key, then note when its next event comes."""
-    while pool.waiting > 0 and (pool.is_function or root(pool) <= key >> 3):
+    while pool.waiting > 0 and (pool.is_function or free(pool, key >> 3)):
         k = earliest_due(w, key, pool)
         if k < 0:
             break
@@ -142,16 +138,18 @@ def plan_next(w, key, pool):
     """Note the key of a pool's next event."""
     now = key >> 3
     at = min(pool.next_ready << 3 | s.READY, min(pool.next_loss, pool.return_at) << 3 | s.LOSS)
+    if pool.onward > 0:
+        at = min(at, item(pool.onward_at, 0, s.PASSING).at << 3 | s.FINISH)
     if pool.waiting > 0:
-        free = root(pool) <= now
-        if not free:
+        any_free = free(pool, now)
+        if not any_free:
             at = min(at, root(pool) << 3 | s.FINISH)
         for k in range(w.n_classes):
             q = queue_of(pool, k)
             if q.first == NEVER:
                 continue
             at = min(at, max(now, q.leave_at) << 3 | s.LEAVE)
-            if free or (pool.is_function and can_start(w, key, pool, q.model)):
+            if any_free or (pool.is_function and can_start(w, key, pool, q.model)):
                 at = min(at, (q.first - q.slo + pool.batch_wait) << 3 | s.DUE)
             elif pool.is_function:
                 f = function_of(pool, q.model)
@@ -190,61 +188,70 @@ def fits(w, key, pool, k, m, arrived, meta):
     """Return whether the predicted finish is within the deadline, from believed means only (rules 6.3, 6.4)."""
     now, believed = key >> 3, ints(pool.believed_at)
     deadline = arrived + class_of(w, k).slo
-    free = root(pool) <= now
+    any_free = free(pool, now)
     if pool.is_function:
         if not can_start(w, key, pool, m):
             return False
-        warm = free or function_of(pool, m).warm > 0
+        warm = any_free or function_of(pool, m).warm > 0
         return now + (0 if warm else w.init) + believed[m * pool.width + 1] <= deadline
-    base, delay = now, 0
-    if not free:
+    b = min(pool.batch_max, ints(pool.held_at)[m] + 1)
+    wait, slack = 0 if b == pool.batch_max else pool.batch_wait, deadline - now - believed[m * pool.width + b]
+    if not any_free:
         slots, remaining = pool.n_ready * pool.slots, 0
         if slots == 0:
             if pool.n_booting == 0:
                 return False
             slots = pool.slots
-            base = max(now, first_believed_ready(pool))
+            slack -= max(0, first_believed_ready(pool) - now)
         else:
             remaining = max(0, pool.sum_end - slots * now)
-        delay = (work_ahead(w, pool, deadline, meta >> 26) + remaining) // slots
-    b = min(pool.batch_max, ints(pool.held_at)[m] + 1)
-    wait = 0 if b == pool.batch_max else pool.batch_wait
-    return base + max(delay, wait) + believed[m * pool.width + b] <= deadline
+        if slack < 0:
+            return False
+        work = work_ahead(w, pool, deadline, meta >> 26) + remaining
+        if slack < 1 << 40:  # as below, without a division
+            return wait <= slack and work < (slack + 1) * slots
+        return max(wait, work // slots) <= slack
+    return wait <= slack
 
 
 @kernel
-def accepts(w, key, pool, k, m, admit, arrived, meta):
+def accepts(w, key, k, step, arrived, meta):
     """Return whether a step takes a request now (rule 6)."""
-    if admit == 0:
+    pool, m = pool_of(w, step.pool), step.model
+    if step.admit == 0:
         return True
-    if admit == 2:
+    if step.admit == 2:
         return fits(w, key, pool, k, m, arrived, meta)
     if pool.is_function:
         return ints(pool.held_at)[m] < pool.batch_max and can_start(w, key, pool, m)
-    return root(pool) <= key >> 3 and pool.waiting < pool.batch_max
+    return free(pool, key >> 3) and pool.waiting < pool.batch_max
 
 
 @kernel
-def admit(w, key, k, r, i, arrived, ident):
-    """Offer a request to the steps of its route from step i on; the last one always accepts."""
+def admit(w, key, k, r, i, arrived, ident, ticket, combo):
+    """Offer a request to the steps of its stage from step i on; the last one always accepts.
+
+    ``combo``: of the route, in the decision in force; a constant -1 makes the compiled code one of plain routes.
+    """
     now = key >> 3
-    last = route_of(w, k, r).n_steps - 1
     step = s.step_of(w, k, r, i)
-    while i < last and not accepts(w, key, pool_of(w, step.pool), k, step.model, step.admit, arrived, ident | i << 26):
+    while i + 1 < step.end and not accepts(w, key, k, step, arrived, ident | i << 26):
         i += 1
         step = s.step_of(w, k, r, i)
     pool, m = pool_of(w, step.pool), step.model
     meta = ident | i << 26 | m << 6 | r
-    b, free = pool.batch_max, root(pool) <= now
-    if b == 1 and pool.waiting == 0 and (free or (pool.is_function and can_start(w, key, pool, m))):
+    any_free = free(pool, now)
+    if pool.batch_max == 1 and pool.waiting == 0 and (any_free or (pool.is_function and can_start(w, key, pool, m))):
         if step.late_model >= 0 and not pool.is_function and arrived + class_of(w, k).slo - now < step.late_slack:
             m = step.late_model
-        start_one(w, now, pool, k, m, arrived, meta)
+        finish, cold, lost = serve(w, now, pool, m, 1, s.quantile_of(meta), arrived)
+        unsure = combo_of(w, combo).unsure[step.stage] if combo >= 0 else 0
+        note_start(w, now, pool, m, k, arrived, meta, ticket, combo, unsure, finish, cold, lost)
         if pool.is_spot:
             plan_next(w, key, pool)
         return
-    enqueue(w, now, pool, k, arrived, meta, ints(pool.believed_at)[m * pool.width + b] // b)
-    if free or pool.is_function:
+    enqueue(w, now, pool, k, arrived, meta, ticket)
+    if any_free or pool.is_function:
         dispatch(w, key, pool)
     else:
         plan_entry(w, key, pool, k, meta)
@@ -256,15 +263,12 @@ def returns(w, now, pool):
     """Put requests whose spot machine is gone now back into the queue, with their old arrival time (rule 8.2)."""
     kept, again = 0, NEVER
     for i in range(pool.doomed):
-        d = item(pool.doomed_at, i, s.DOOMED)
-        if d.gone <= now:
-            b = pool.batch_max
-            work = ints(pool.believed_at)[s.model_of(d.meta) * pool.width + b] // b
-            enqueue(w, now, pool, d.k, d.arrived, d.meta, work)
+        d = item(pool.doomed_at, i, s.PASSING)
+        if d.at <= now:
+            enqueue(w, now, pool, d.k, d.arrived, d.meta, d.ticket)
         else:
-            again = min(again, d.gone)
-            to = item(pool.doomed_at, kept, s.DOOMED)
-            to.gone, to.arrived, to.meta, to.k = d.gone, d.arrived, d.meta, d.k
+            again = min(again, d.at)
+            copy(item(pool.doomed_at, kept, s.PASSING), d)
             kept += 1
     pool.doomed = kept
     pool.return_at = again
@@ -279,6 +283,8 @@ def decide(w, now, target, batch_max, batch_wait):
         set_target(w, now, pool, target[p])
         pool.batch_max, pool.batch_wait = batch_max[p], batch_wait[p]
         pool.next = now << 3 | s.DECISION
+        for m in range(w.n_models):
+            ints(pool.work_at)[m] = ints(pool.believed_at)[m * pool.width + batch_max[p]] // batch_max[p]
         for k in range(w.n_classes):
             note_head(w, pool, k)
 
@@ -286,10 +292,10 @@ def decide(w, now, target, batch_max, batch_wait):
 @kernel
 def has_room(w, n):
     """Return whether every queue and container heap can take n arrivals beside all that is in the system."""
-    waiting, flying = n, 0
+    waiting, flying = n * w.most_stages, 0
     for p in range(w.n_pools):
         pool = pool_of(w, p)
-        waiting += pool.waiting + pool.doomed
+        waiting += pool.waiting + pool.doomed + pool.onward
         if pool.is_function:
             for m in range(w.n_models):
                 flying = max(flying, function_of(pool, m).in_flight)
@@ -318,6 +324,23 @@ def refill(w, stop):
     return True
 
 
+@routine
+def admit_to_stage(w, key, k, r, i, arrived, ident, ticket):
+    """Offer a request to the steps of its stage from step i on, whatever its route."""
+    admit(w, key, k, r, i, arrived, ident, ticket, route_of(w, k, r).combo)
+
+
+@routine
+def arrive_in_stages(w, key, k, r, at, meta):
+    """Offer a request to the first stage of a cascade, or to all stages of an ensemble (rule 10.5)."""
+    combo = combo_of(w, route_of(w, k, r).combo)
+    ticket = join(w, route_of(w, k, r).combo) if combo.also else -1
+    i = 0
+    for _ in range(combo.stages if combo.also else 1):
+        admit_to_stage(w, key, k, r, i, at, meta, ticket)
+        i, meta = s.step_of(w, k, r, i).end, next_stage(meta)
+
+
 @kernel
 def arrive(w, at, h):
     """Let the next request arrive: draw its class and route, count it, offer it to the route's steps."""
@@ -335,7 +358,29 @@ def arrive(w, at, h):
         row = item(w.rows_at, ident, s.ROW)
         row.k, row.arrived = k, at
     w.key = at << 3 | s.ARRIVAL
-    admit(w, w.key, k, r, 0, at, ident << 32 | np.int64((h >> QUANTILE_SHIFT) & ROUTE_BITS) << 14)
+    meta = ident << 32 | np.int64((h >> QUANTILE_SHIFT) & ROUTE_BITS) << 14
+    if route_of(w, k, r).combo < 0:
+        admit(w, w.key, k, r, 0, at, meta, -1, -1)
+    else:
+        arrive_in_stages(w, w.key, k, r, at, meta)
+
+
+@routine
+def move_on(w, key, pool):
+    """Offer the requests that this pool has finished now, and is unsure of, to their next stages (rule 10.4)."""
+    for p in range(pool.index + 1, w.n_pools):
+        pool_of(w, p).lag = 1  # their finishes of this instant come later
+    while pool.onward > 0 and item(pool.onward_at, 0, s.PASSING).at <= key >> 3:
+        x = pop_onward(pool)
+        k, r, i, meta, arrived, ticket = x.k, x.meta & 63, (x.meta >> 26) & 63, x.meta, x.arrived, x.ticket
+        n_steps = route_of(w, k, r).n_steps if r < class_of(w, k).n_routes else 0
+        if i < n_steps and s.step_of(w, k, r, i).end < n_steps:
+            ticket_of(w, ticket).stage += 1
+            admit_to_stage(w, key, k, r, s.step_of(w, k, r, i).end, arrived, next_stage(meta), ticket)
+        else:
+            close_ticket(w, ticket, k, arrived, meta)  # the decision in force has no further stage
+    for p in range(pool.index + 1, w.n_pools):
+        pool_of(w, p).lag = 0
 
 
 @routine
@@ -347,7 +392,10 @@ def happen(w):
     pool, rank = pool_of(w, p), w.next_event & 7
     key = w.key = max(w.key, w.next_event)  # a key in the past happens at once (rule 1.3)
     now = key >> 3
-    if rank == s.READY:
+    if rank == s.FINISH:
+        if pool.onward > 0:
+            move_on(w, key, pool)
+    elif rank == s.READY:
         machine_ready(now, pool)
     elif rank == s.LOSS:
         notices(w, now, pool)
@@ -355,10 +403,11 @@ def happen(w):
     elif rank == s.LEAVE:
         k = next_to_leave(w, pool)
         q = queue_of(pool, k)
-        head = waiter_of(q, q.head)
-        arrived, meta = head.arrived, head.meta
+        head = s.waiter_of(q, q.head)
+        arrived, meta, ticket = head.arrived, head.meta, head.ticket
         dequeue(w, now, pool, k)
-        admit(w, key, k, meta & 63, ((meta >> 26) & 63) + 1, arrived, meta & ~((63 << 26) | (1 << 14) - 1))
+        ident = meta & ~((63 << 26) | (1 << 14) - 1)
+        admit_to_stage(w, key, k, meta & 63, ((meta >> 26) & 63) + 1, arrived, ident, ticket)
     dispatch(w, key, pool)
 
 

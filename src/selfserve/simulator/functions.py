@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from selfserve.simulator.jit import ints, kernel, routine
-from selfserve.simulator.slots import root
+from selfserve.simulator.slots import free
 from selfserve.simulator.state import DUE, function_of
 
 
 @routine
-def settle(w, now, f):
+def settle(w, now, lag, f):
     """Move containers that have finished from the heap of those in flight to the stack of warm ones."""
     heap, warm = ints(f.flight_at), ints(f.warm_at)
-    while f.in_flight > 0 and heap[0] <= now:
+    while f.in_flight > 0 and heap[0] + lag <= now:
         warm[f.warm] = heap[0]
         f.warm += 1
         f.in_flight -= 1
@@ -41,10 +41,10 @@ def token_key(w, f):
 def can_start(w, key, pool, m):
     """Return whether a function can take a batch now: provisioned slot free, warm container, or a new one allowed."""
     now = key >> 3
-    if root(pool) <= now:
+    if free(pool, now):
         return True
     f = function_of(pool, m)
-    settle(w, now, f)
+    settle(w, now, pool.lag, f)
     return f.in_flight < w.concurrency and (f.warm > 0 or token_key(w, f) <= key)
 
 

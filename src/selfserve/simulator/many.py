@@ -131,7 +131,7 @@ class Worlds:
             "head_age_s": np.where(queued > 0, now + queues["slo"] - queues["first"], 0) / 1e9,
             "served": served,
             "late": w.late[:, bucket].copy(),
-            "accuracy_sum": np.einsum("epmk,em->ek", served, self._accuracy),
+            "accuracy_sum": np.einsum("epmk,em->ek", served, self._accuracy) + self._regraded(bucket),
             "batch_mean": pools["batched"] / np.maximum(1, pools["batches"]),
             "spend_usd": spent - self._spent,
         }
@@ -139,3 +139,8 @@ class Worlds:
             seen[name] = pools[field].copy()
         self._area, self._spent = area, spent
         return seen
+
+    def _regraded(self, bucket: int) -> np.ndarray:
+        """Return what the answers of several stages add to the sum of their last models' accuracies, percent [E, K]."""
+        worlds = [w.regraded[bucket] @ w.accuracies_pct() if w.combos else 0.0 for w in self.worlds]
+        return np.array([np.broadcast_to(x, self.stack.shape[2:]) for x in worlds])

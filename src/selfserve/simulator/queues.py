@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from selfserve.simulator.jit import ints, kernel, routine
-from selfserve.simulator.state import NEVER, NO_SLACK, class_of, model_of, queue_of, route_of, step_of, waiter_of
+from selfserve.simulator.state import NEVER, class_of, combo_of, model_of, queue_of, route_of, step_of, waiter_of
 
 
 @kernel
-def enqueue(w, now, pool, k, arrived, meta, work):
+def enqueue(w, now, pool, k, arrived, meta, ticket):
     """Put a request into a pool's queue, in id order inside its class (one that comes back is older than others)."""
-    q = queue_of(pool, k)
+    q, work = queue_of(pool, k), ints(pool.work_at)[model_of(meta)]
     i = q.tail
     q.tail += 1
     q.area -= now
     while i > q.head and waiter_of(q, i - 1).meta >> 26 > meta >> 26:
         before, here = waiter_of(q, i - 1), waiter_of(q, i)
-        here.arrived, here.meta, here.work = before.arrived, before.meta, before.work + work
+        here.arrived, here.meta, here.work, here.ticket = before.arrived, before.meta, before.work + work, before.ticket
         i -= 1
     here = waiter_of(q, i)
-    here.arrived, here.meta = arrived, meta
+    here.arrived, here.meta, here.ticket = arrived, meta, ticket
     here.work = work + (waiter_of(q, i - 1).work if i > q.head else q.work_gone)
     if i == q.head:
         note_head(w, pool, k)
@@ -42,20 +42,26 @@ def dequeue(w, now, pool, k):
 
 @routine
 def note_head(w, pool, k):
-    """Note what the head of a class may do: its place in queue order, when it leaves, when it binds late."""
+    """Note what a class's head may do: its place in queue order, when it leaves or binds late, its combination."""
     q = queue_of(pool, k)
     q.first = q.order = q.leave_at = q.late_after = NEVER
+    q.combo, q.unsure = -1, 0
     if q.head == q.tail:
         return
     head = waiter_of(q, q.head)
     q.first, q.order, q.model = head.arrived + q.slo, head.meta >> 26, model_of(head.meta)
     r, s = head.meta & 63, (head.meta >> 26) & 63
-    if r >= class_of(w, k).n_routes or s >= route_of(w, k, r).n_steps:
+    if r >= class_of(w, k).n_routes:
+        return
+    q.combo = route_of(w, k, r).combo
+    if s >= route_of(w, k, r).n_steps:
         return
     step = step_of(w, k, r, s)
+    if q.combo >= 0:
+        q.unsure = combo_of(w, q.combo).unsure[step.stage]
     if step.pool != pool.index:
         return  # the decision in force has another step there (rule 5.2)
-    if s + 1 < route_of(w, k, r).n_steps and step.slack != NO_SLACK:
+    if s + 1 < step.end and step.slack != -NEVER:
         q.leave_at = q.first - step.slack
     if step.late_model >= 0 and not pool.is_function:
         q.late_after, q.late_model = q.first - step.late_slack, step.late_model

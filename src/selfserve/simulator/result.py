@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from selfserve.protocol import Decision, Observation
     from selfserve.scenario import Scenario
     from selfserve.simulator.run import Simulator
-    from selfserve.simulator.world import World
+    from selfserve.simulator.world import Combo, World
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Result:
     """[P, M, K] answers."""
     cost_usd: np.ndarray
     """[P] dollars."""
+    combos: tuple[Combo, ...] = ()
+    """The cascades and ensembles that the policy used, in order of first use."""
     requests: pd.DataFrame | None = None
     decisions: pd.DataFrame | None = None
 
@@ -97,6 +99,8 @@ def _route_words(route: Any, pools: list[str], models: list[str]) -> dict[str, A
         step: dict[str, Any] = {"pool": pools[x.pool], "model": models[x.model], "admit": x.admit.name}
         if x.leave_slack_s != -np.inf:
             step["leave_slack_s"] = x.leave_slack_s
+        if x.then:
+            step |= {"then": x.then.name, "unsure_share": x.unsure_share}
         if x.late_model is not None:
             step |= {"late_model": models[x.late_model], "late_slack_s": x.late_slack_s}
         steps.append(step)
@@ -122,12 +126,19 @@ def _share(part: float, whole: float) -> float:
     return 100.0 * float(part) / float(whole) if whole else 0.0
 
 
+def _by_grade(w: World) -> np.ndarray:
+    """Return the scored answers by class and grade: model, or combination of several."""
+    found = w.scored_regraded.copy()
+    found[:, : w.shape[1]] += w.answered.sum(0).T
+    return found
+
+
 def _class_tables(w: World, scenario: Scenario) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (classes, class_totals)."""
-    accuracy = scenario.accuracy_pct
+    accuracy, by_grade = w.accuracies_pct(), _by_grade(w)
     classes, totals = [], []
     for k, c in enumerate(scenario.classes):
-        by_model, late = w.answered[:, :, k].sum(0), w.scored_late[:, k]
+        by_model, late = by_grade[k], w.scored_late[k]
         below = accuracy < c.min_accuracy_pct
         answered, requests = int(by_model.sum()), int(w.classes["scored"][k])
         rejected = requests - answered
@@ -145,7 +156,7 @@ def _class_tables(w: World, scenario: Scenario) -> tuple[pd.DataFrame, pd.DataFr
 
 def _windows(w: World, scenario: Scenario) -> pd.DataFrame:
     """Return the accuracy windows of the classes that have a mean target (rule 10 of the design's physics)."""
-    rows, accuracy = [], scenario.accuracy_pct
+    rows, accuracy = [], w.accuracies_pct()
     warmup, end = w["warmup"] / 1e9, w["end"] / 1e9
     for k, c in enumerate(scenario.classes):
         if not w.classes["window_ns"][k]:
@@ -222,7 +233,7 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
     cost = _costs(w, scenario)
     is_function = np.array([p.is_function for p in scenario.pools])
     requests, answered = int(totals["requests"].sum()), int(totals["answered"].sum())
-    by_model = w.answered.sum((0, 2))
+    by_grade = _by_grade(w).sum(0)
     machine_slots = sum(int(w.pools["billed"][i]) * p.slots for i, p in enumerate(scenario.pools) if not p.is_function)
     everyone = w.histogram.sum(0)
     total = float(cost.sum())
@@ -240,7 +251,7 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
         "cost_per_million_usd": total / answered * 1e6 if answered else None,
         "slo_violation_pct": _share(totals["late"].sum() + requests - answered, requests),
         "accuracy_violation_pct": _share(_accuracy_violations(totals, windows, scenario), answered),
-        "mean_accuracy_pct": float(by_model @ scenario.accuracy_pct / answered) if answered else None,
+        "mean_accuracy_pct": float(by_grade @ w.accuracies_pct() / answered) if answered else None,
         "p50_s": quantile_s(everyone, 0.5),
         "p99_s": quantile_s(everyone, 0.99),
         "function_share_pct": _share(w.answered[is_function].sum(), answered),
@@ -264,6 +275,7 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
         invocations=w.functions["invocations"].copy(),
         answered=w.answered.copy(),
         cost_usd=cost,
+        combos=tuple(w.combos),
         requests=None if w.rows is None else _requests(w, scenario),
         decisions=None if log is None else log.frame(),
     )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
+from selfserve.correctness import stages
 from selfserve.errors import InputError
-from selfserve.protocol import Decision, Observation, Policy
+from selfserve.protocol import Decision, Observation, Policy, Route
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator import state as s
 from selfserve.simulator.many import Worlds
@@ -123,11 +124,29 @@ def check_routes(decision: Decision, scenario: Scenario) -> None:
             raise InputError(f"class {name!r}: 1 to {s.ROUTES} routes of 1 to {s.STEPS} steps each are possible")
         if any(not r.weight >= 0 for r in routes) or not sum(r.weight for r in routes) > 0:
             raise InputError(f"class {name!r}: route weights must be at least 0 and not all 0")
+        for route in routes:
+            check_stages(route, name)
         for step in (x for r in routes for x in r.steps):
             pool = scenario.pools[step.pool]
             for m in (step.model, step.late_model):
                 if m is not None and m not in pool.models:
                     raise InputError(f"class {name!r}: model {m} is not resident in pool {pool.name!r}")
+
+
+def check_stages(route: Route, name: str) -> None:
+    """Raise an InputError that names what is wrong with a route's stages (rule 10.2)."""
+    parts = stages(route)
+    kinds = {step.then for step in route.steps[:-1] if step.then}
+    if route.steps[-1].then:
+        raise InputError(f"class {name!r}: the last step of a route cannot say then={route.steps[-1].then.name}")
+    if len(kinds) > 1:
+        raise InputError(f"class {name!r}: a route's stages are all IF_UNSURE or all ALSO, not both")
+    if any(not 0 <= step.unsure_share <= 1 for step in route.steps):
+        raise InputError(f"class {name!r}: unsure_share must lie between 0 and 1")
+    if len(parts) > 1 and any(len({step.model for step in part}) > 1 for part in parts):
+        raise InputError(f"class {name!r}: all steps of a stage must name one model")
+    if len(parts) > 1 and any(step.late_model is not None for step in route.steps):
+        raise InputError(f"class {name!r}: a route of several stages cannot have a late model")
 
 
 def simulate(

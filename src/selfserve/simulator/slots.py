@@ -16,6 +16,12 @@ def root(pool):
 
 
 @kernel
+def free(pool, now):
+    """Return whether a slot is free now, counting the finishes that have happened (``lag``: those of now have not)."""
+    return root(pool) + pool.lag <= now
+
+
+@kernel
 def oldest_free(pool, now):
     """Return the first slot, in order of machine age, that is free now, or -1: walk down, left where possible."""
     tree, leaves, i = ints(pool.tree_at), pool.leaves, 1

@@ -19,18 +19,16 @@ OCTAVES, PER_OCTAVE_BITS = 38, 9
 HISTOGRAM_BINS = OCTAVES << PER_OCTAVE_BITS
 """Latency histogram: 512 bins an octave from 512 ns on, so that a bin's middle is within 0.1% of its members."""
 
-ROUTES, STEPS = 8, 6
-"""Routes a class and steps a route that a world can hold."""
-
 # One a world: constants; clock and arrivals; books.
 WORLD = record(
     """
-    n_pools n_models n_classes room containers
-    pools_at classes_at routes_at steps_at storms_at n_storms counts_at times_at thresholds_at n_minutes
+    n_pools n_models n_classes n_combos n_grades n_minutes n_storms most_stages room containers
+    pools_at classes_at routes_at steps_at combos_at storms_at counts_at times_at thresholds_at
     warmup end interval init keep_alive concurrency token_ns burst notice seconds exact service_at boot_at
     key next_event next_id second cursor buffered shares_at draws_at arrivals_at batch_at
     from_ns until bucket n_buckets n_seconds_seen
     served_at late_at busy_at served_now late_now busy_now seen_at seen_now answered_at scored_late_at rows_at
+    tickets_at tickets free_ticket regraded_at scored_regraded_at
     """,
     keys=("u8", 7), hazard="f8",
 )  # fmt: skip
@@ -38,9 +36,10 @@ WORLD = record(
 # One a pool: constants; fleet; queues; what the interval and the run saw.
 POOL = record(
     """
-    index is_function is_spot slots pending boot min_bill own_boot_spread max_machines width service_at believed_at
+    index first_cell is_function is_spot slots pending boot min_bill own_boot_spread max_machines
+    width service_at believed_at work_at
     tree_at leaves end_of_at machines_at machines n_ready n_booting next_ready next_loss ordinal sum_end sum_running
-    next queues_at waiting held_at functions_at doomed_at doomed return_at batch_max batch_wait
+    next queues_at waiting held_at functions_at doomed_at doomed return_at onward_at onward lag batch_max batch_wait
     closed billed busy launches cold lost refused batches batched
     """
 )  # fmt: skip
@@ -49,21 +48,34 @@ POOL = record(
 MACHINE = record("alive running_at ready_at believed_at notice_at gone_at is_ready decided_at")
 
 # The queue of a class in a pool: a ring of requests, and what the one at its head may do (NEVER without one).
-QUEUE = record("head tail mask ring_at work_gone area slo first order model leave_at late_after late_model")
-WAITER = record("arrived meta work k")
+QUEUE = record(
+    "head tail mask ring_at work_gone area slo first order model leave_at late_after late_model combo unsure"
+)
+WAITER = record("arrived meta work ticket")
 """A request that waits; meta: id << 32 | step << 26 | quantile << 14 | model << 6 | route; work: cumulative."""
-DOOMED = record("gone arrived meta k")
-"""A request that its spot machine will not live to answer."""
+MEMBER = record("arrived meta k ticket combo unsure")
+"""A request of the batch that starts."""
+PASSING = record("at arrived meta k ticket")
+"""A request that leaves service at ``at`` without an answer: lost with its spot machine, or unsure."""
 
 # The function of a model in a pool: heap of finish times in flight, stack of warm containers.
 FUNCTION = record(
     "in_flight warm tat ms ms_provisioned invocations colds ms_all ms_provisioned_all invocations_all flight_at warm_at"
 )
 
+ROUTES, STEPS = 8, 12
+"""Routes a class and steps a route that a world can hold."""
+
 CLASS = record("slo n_routes scored histogram_at windows_at window_ns window_from window")
-ROUTE = record("threshold n_steps")
-STEP = record("pool model admit slack late_model late_slack")
-NO_SLACK = -(1 << 58)
+ROUTE = record("threshold n_steps combo")
+"""``combo``: how the stages of the route combine, -1 for a plain route."""
+STEP = record("pool model admit slack late_model late_slack stage end")
+"""``stage``: number of its stage; ``end``: first step after it."""
+COMBO = record("also stages grade", unsure=("i8", STEPS))
+"""A cascade or ensemble (rule 10): how it scores, and in units of 1/65536 how often each of its stages is unsure."""
+TICKET = record("also stage left start finish pool model step cold grade next")
+"""What is known of a request that several stages serve; ``next``: the next free ticket, if this one is."""
+NO_SLACK = -NEVER
 
 # One a scored request, if asked for.
 ROW = record("arrived start finish", k="i2", pool="i2", model="i2", cold="i2")
@@ -115,6 +127,12 @@ def route_of(w, k, r):
 def step_of(w, k, r, s):
     """Return a step of a route in the decision in force."""
     return item(w.steps_at, (k * ROUTES + r) * STEPS + s, STEP)
+
+
+@kernel
+def combo_of(w, i):
+    """Return how the stages of a route combine."""
+    return item(w.combos_at, i, COMBO)
 
 
 @kernel

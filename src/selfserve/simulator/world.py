@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selfserve.correctness import combination, stages
+from selfserve.protocol import Then
 from selfserve.scenario import Scenario, to_ns
 from selfserve.simulator import state as s
 from selfserve.simulator.draws import bases, lognormal_table
@@ -15,7 +18,7 @@ from selfserve.simulator.fleet import compact
 from selfserve.simulator.jit import item, kernel
 
 if TYPE_CHECKING:
-    from selfserve.protocol import Decision
+    from selfserve.protocol import Decision, Route
     from selfserve.workload import Workload
 
 ROOM = 256
@@ -67,14 +70,13 @@ class Stack:
         self.routes, self.steps = np.zeros((e, k, s.ROUTES), s.ROUTE), np.zeros((e, k, s.ROUTES, s.STEPS), s.STEP)
         self.served, self.late, self.busy = _zeros(e, buckets, p, m, k), _zeros(e, buckets, k), _zeros(e, buckets, p)
         self.seen = _zeros(e, max(1, int(np.ceil(interval_s))), k)
-        self.answered, self.scored_late = _zeros(e, p, m, k), _zeros(e, m, k)
-        self.held = _zeros(e, p, 256)
+        self.answered, self.held, self.work = _zeros(e, p, m, k), _zeros(e, p, 256), _zeros(e, p, m)
         h = self.heads
         h["n_pools"], h["n_models"], h["n_classes"] = self.shape
         h["interval"], h["n_buckets"], h["n_seconds_seen"] = to_ns(interval_s), buckets, self.seen.shape[1]
-        for name in "pools classes routes steps served late busy seen answered scored_late".split():
+        for name in "pools classes routes steps served late busy seen answered".split():
             h[f"{name}_at"] = addresses(getattr(self, name), 1)
-        for name in ("queues", "functions", "held"):
+        for name in ("queues", "functions", "held", "work"):
             self.pools[f"{name}_at"] = addresses(getattr(self, name), 2)
 
     def row(self, e: int) -> dict[str, np.ndarray]:
@@ -102,9 +104,14 @@ class World:
     routes: np.ndarray
     steps: np.ndarray
     answered: np.ndarray
+    windows: np.ndarray
     scored_late: np.ndarray
+    regraded: np.ndarray
+    scored_regraded: np.ndarray
     _rings: np.ndarray
     _doomed: np.ndarray
+    _onward: np.ndarray
+    _tickets: np.ndarray
     _flights: np.ndarray
     _warm: np.ndarray
 
@@ -113,7 +120,8 @@ class World:
     ) -> None:
         self.head, self.shape = stack.heads[e : e + 1], stack.shape
         vars(self).update(stack.row(e))
-        self._kept: dict[str, np.ndarray] = {}
+        self._scenario, self._kept = scenario, dict[str, np.ndarray]()
+        self.combos: list[Combo] = []
         self._constants(scenario, workload, seed)
         self._books(int(workload.counts.sum()) if rows else None, histogram)
         self._pools(scenario)
@@ -158,27 +166,48 @@ class World:
         peak = int(workload.counts.max(initial=0))
         self._point("arrivals_at", _zeros(peak))
         self._point("draws_at", np.zeros(peak, np.uint64))
-        self._point("batch_at", np.zeros(max(p.service_ns.shape[1] for p in scenario.pools), s.WAITER))
+        self._point("batch_at", np.zeros(max(p.service_ns.shape[1] for p in scenario.pools), s.MEMBER))
         self.classes["slo"] = [to_ns(c.slo_s) for c in scenario.classes]
         self.classes["window_ns"] = [to_ns(c.accuracy_window_s) if c.mean_accuracy_pct else 0 for c in scenario.classes]
 
     def _books(self, rows: int | None, histogram: bool) -> None:
         """Make the empty books of the scored window."""
         _, models, classes = self.shape
+        self.head["most_stages"] = 1
         self.histogram = _zeros(classes, s.HISTOGRAM_BINS if histogram else 0)
         if histogram:
             self.classes["histogram_at"] = addresses(self.histogram, 1)
-        span, windows = int(self["end"] - self["warmup"]), self.classes["window_ns"]
-        self.windows = _zeros(classes, max(1 + span // w if w else 1 for w in windows.tolist()), models)
-        self.classes["windows_at"] = addresses(self.windows, 1)
+        self._make_grades(models)
         self.rows = None if rows is None else np.full(rows, -1, s.ROW)
         if self.rows is not None:
             self._point("rows_at", self.rows)
+
+    def _make_grades(self, n: int) -> None:
+        """Make room for n grades in the books that score accuracy: the models and, after them, combinations."""
+        classes, span = self.shape[2], int(self["end"] - self["warmup"])
+        windows = max(1 + span // w if w else 1 for w in self.classes["window_ns"].tolist())
+        shapes = {"windows": (classes, windows), "scored_late": (classes,), "scored_regraded": (classes,)}
+        for name, shape in (shapes | {"regraded": (int(self["n_buckets"]), classes)}).items():
+            new, old = _zeros(*shape, n), getattr(self, name, None)
+            if old is not None:
+                new[..., : old.shape[-1]] = old
+            setattr(self, name, new)
+        self.classes["windows_at"], self.head["n_grades"] = addresses(self.windows, 1), n
+        for name in ("scored_late", "scored_regraded", "regraded"):
+            self.head[f"{name}_at"] = addresses(getattr(self, name))
+
+    def accuracies_pct(self) -> np.ndarray:
+        """Return the accuracy of each grade, percent; grades not in use have 0."""
+        found = np.zeros(int(self["n_grades"]))
+        found[: self.shape[1]] = self._scenario.accuracy_pct
+        found[self.shape[1] : self.shape[1] + len(self.combos)] = [c.accuracy_pct for c in self.combos]
+        return found
 
     def _pools(self, scenario: Scenario) -> None:
         """Write the pools' constants and their empty state."""
         p, function = self.pools, np.array([x.is_function for x in scenario.pools])
         p["index"], p["is_function"] = range(len(p)), function
+        p["first_cell"] = p["index"] * self.shape[1] * self.shape[2]
         p["is_spot"] = [x.market == "spot" for x in scenario.pools]
         p["slots"] = [x.slots for x in scenario.pools]
         p["max_machines"] = [x.max_machines for x in scenario.pools]
@@ -221,7 +250,9 @@ class World:
         """Make room for n requests in every queue and, up to the limit of concurrency, in every function."""
         pools, models, classes = self.shape
         q, f, old = self.queues, self.functions, int(self["room"])
-        rings, doomed = np.zeros((pools, classes, n), s.WAITER), np.zeros((pools, n), s.DOOMED)
+        rings, tickets = np.zeros((pools, classes, n), s.WAITER), np.zeros(n, s.TICKET)
+        doomed, onward = np.zeros((pools, n), s.PASSING), np.zeros((pools, n + 2), s.PASSING)
+        tickets["next"] = np.arange(1, n + 1)  # all those that are new are free
         any_function = self.pools["is_function"].any()
         containers = min(n, power_of(2, int(self["concurrency"]))) if any_function else 0
         flights, warm = _zeros(pools, models, containers), _zeros(pools, models, containers)
@@ -230,7 +261,10 @@ class World:
                 waiting = np.arange(int(q["head"][i, k]), int(q["tail"][i, k]))
                 rings[i, k, waiting & (n - 1)] = self._rings[i, k, waiting & (old - 1)]
             held = self._flights.shape[2]
-            doomed[:, :old], flights[..., :held], warm[..., :held] = self._doomed, self._flights, self._warm
+            doomed[:, :old], onward[:, : old + 2], tickets[:old] = self._doomed, self._onward, self._tickets
+            flights[..., :held], warm[..., :held] = self._flights, self._warm
+        self._onward, self._tickets, self.head["tickets_at"] = onward, tickets, addresses(tickets)
+        self.pools["onward_at"] = addresses(onward, 1)
         self._rings, self._doomed, self._flights, self._warm = rings, doomed, flights, warm
         q["ring_at"], q["mask"], self.pools["doomed_at"] = addresses(rings, 2), n - 1, addresses(doomed, 1)
         f["flight_at"], f["warm_at"] = addresses(flights, 2), addresses(warm, 2)
@@ -242,17 +276,57 @@ class World:
         self._make_room(power_of(2, 2 * max(int(self["room"]), int(second))))
 
     def write_routes(self, decision: Decision) -> None:
-        """Write a decision's routes (rules 3.5 and 6.1)."""
+        """Write a decision's routes (rules 3.5, 6.1 and 10.1)."""
         self.classes["n_routes"] = [len(routes) for routes in decision.routes]
         for k, routes in enumerate(decision.routes):
             total, running = sum(r.weight for r in routes), 0.0
             for r, route in enumerate(routes):
                 running += route.weight
-                self.routes[k, r] = (round(running / total * 4096), len(route.steps))
+                parts = stages(route)
+                combo = self._combo(k, route) if len(parts) > 1 else -1
+                self.routes[k, r] = (round(running / total * 4096), len(route.steps), combo)
+                lengths = [len(part) for part in parts]
+                ends, numbers = np.repeat(np.cumsum(lengths), lengths), np.repeat(np.arange(len(parts)), lengths)
                 for i, step in enumerate(route.steps):
                     late = -1 if step.late_model is None else step.late_model
                     slack = s.NO_SLACK if step.leave_slack_s == -np.inf else to_ns(min(step.leave_slack_s, 1e8))
-                    self.steps[k, r, i] = (step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s))
+                    row = step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s), numbers[i], ends[i]
+                    self.steps[k, r, i] = row
+
+    def _combo(self, k: int, route: Route) -> int:
+        """Return the number of a way of several stages for class k; a new one is a grade more in the books."""
+        found, parts = combination(self._scenario, route), stages(route)
+        places = tuple(tuple((x.pool, x.model) for x in part) for part in parts)
+        combo = Combo(k, places, parts[0][-1].then, found.pass_on, found.accuracy_pct)
+        if combo in self.combos:
+            return self.combos.index(combo)
+        n, models = len(self.combos), self.shape[1]
+        self.combos.append(combo)
+        if models + n >= self["n_grades"]:
+            self._make_grades(models + max(8, 2 * n))
+        table = np.zeros(n + 1, s.COMBO)
+        if n:
+            table[:n] = self._kept["combos_at"]
+        also = combo.then == Then.ALSO
+        unsure = np.pad(found.unsure, (0, s.STEPS - len(parts)))
+        table[n] = (also, len(parts), models + n, unsure)
+        self._point("combos_at", table)
+        self.head["n_combos"], self.head["most_stages"] = n + 1, max(self["most_stages"], len(parts) if also else 1)
+        return n
+
+
+@dataclass(frozen=True)
+class Combo:
+    """A cascade or ensemble that a run used."""
+
+    cls: int
+    """Index of the class of requests."""
+    stages: tuple[tuple[tuple[int, int], ...], ...]
+    """(pool, model) of each step of each stage."""
+    then: Then
+    pass_on: tuple[float, ...]
+    """Probability that a stage passes on what all before it passed on (an ensemble: zeros)."""
+    accuracy_pct: float
 
 
 @kernel
