@@ -328,6 +328,24 @@ def test_tuning_is_kept_and_never_sees_the_evaluation_part(trace, tmp_path):
         tuning.tune(["reactive"], SCENARIOS, [], runs, tmp_path, 6)
 
 
+def test_what_is_hopeless_on_one_window_is_not_run_on_the_others(trace, tmp_path, monkeypatch):
+    windows = [(trace, 300, 300), (trace, 700, 300), (trace, 1100, 300)]
+    asked = []
+
+    def runs(cases, text):
+        asked.append(len(cases))
+        free = {"slo_violation_pct": 0.0, "accuracy_violation_pct": 0.0, "reason": ""}
+        return [
+            free | {"cost_usd": 100.0 if "accurate" in c.parameters else 2.0 - ("spot" in c.parameters)} for c in cases
+        ]
+
+    record = tuning.tune(["reactive", "clairvoyant"], [("spot", OVERRIDES)], windows, runs, tmp_path, 12)[0]
+    assert asked == [1, 2, 2, 4, 1, 0], "authors, two pools, and the dear models, on the first window and the others"
+    assert record["parameters"] == {"pool": "spot"}
+    assert record["objective"] == 0.0
+    assert record["evaluations"] == 4
+
+
 # --- what the table says
 
 

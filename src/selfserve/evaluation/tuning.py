@@ -32,6 +32,8 @@ LENGTH_S = 1800
 """Length of a training window, warm-up included."""
 IMPOSSIBLE = 1e3
 """Objective of parameters that a policy or scenario refuses."""
+HOPELESS = 1.0
+"""What is worse than the best by this on the first window is not run on the others: it ranks where it stands."""
 _LEAST_USD = 1e-6
 
 
@@ -159,7 +161,7 @@ def tune(
     for policy in policies:
         for name, overrides in scenarios:
             scenario = scenario_of(name, overrides)
-            space = space_of(policy, scenario)
+            space = Space({}, {}, np.zeros(0)) if policy == "clairvoyant" else space_of(policy, scenario)
             if not (space.numbers or space.lists):
                 continue
             what = [[trace_of(w[0]).digest, *w[1:]] for w in windows]
@@ -170,11 +172,14 @@ def tune(
             else:
                 live.append(_Tuning(policy, name, overrides, path, search(space, budget, seed)))
     while live:
-        cases = [mine.cases(windows, seed) for mine in live]
-        tried = max(len(mine.tried) for mine in live)
-        rows = iter(runs([c for each in cases for c in each], f"tuning, {tried} of {budget} tried"))
-        for mine, each in zip(list(live), cases, strict=True):
-            if mine.take([next(rows) for _ in each], len(windows)):
+        text = f"tuning, {max(len(mine.tried) for mine in live)} of {budget} tried"
+        for part in (windows[:1], windows[1:]):
+            cases = [mine.cases(part, seed) for mine in live]
+            rows = iter(runs([c for each in cases for c in each], text))
+            for mine, each in zip(live, cases, strict=True):
+                mine.take([next(rows) for _ in each], len(part))
+        for mine in list(live):
+            if mine.ended(len(windows)):
                 done.append(mine.record() | {"budget": budget, "windows": [list(w) for w in windows]})
                 run.write_json(mine.path, done[-1])
                 live.remove(mine)
@@ -186,23 +191,40 @@ class _Tuning:
 
     def __init__(self, policy: str, scenario: str, overrides: str, path: Path, search: Search) -> None:
         self.policy, self.scenario, self.overrides, self.path = policy, scenario, overrides, path
-        self.search, self.asked, self.tried = search, next(search), list[Found]()
+        self.search, self.tried = search, list[Found]()
+        self.first = IMPOSSIBLE  # of the best so far, on the first window
+        self._ask(next(search))
+
+    def _ask(self, tries: list[dict[str, object]]) -> None:
+        self.asked: list[tuple[dict[str, object], list[Row]]] = [(parameters, []) for parameters in tries]
+
+    def _going(self) -> list[tuple[dict[str, object], list[Row]]]:
+        return [one for one in self.asked if not one[1] or objective(one[1]) < self.first + HOPELESS]
 
     def cases(self, windows: Sequence[Window], seed: int) -> list[Case]:
-        """Return what is to be run now: each set of parameters on each window."""
+        """Return what is to be run next: each set of parameters that is not hopeless on each of the windows."""
         where = self.scenario, self.overrides
-        return [
-            Case(self.policy, *w, where[0], run.as_json(p), where[1], seed, oracle=False)
-            for p in self.asked
-            for w in windows
-        ]
+        tries = [run.as_json(parameters) for parameters, _ in self._going()]
+        return [Case(self.policy, *w, where[0], p, where[1], seed, oracle=False) for p in tries for w in windows]
 
-    def take(self, rows: list[Row], windows: int) -> bool:
-        """Take in the runs asked for; return whether the search has ended."""
-        values = [objective(rows[i : i + windows]) for i in range(0, len(rows), windows)]
-        self.tried += zip(values, self.asked, strict=True)
+    def take(self, rows: list[Row], windows: int) -> None:
+        """Take in the runs asked for."""
+        for i, (_, mine) in enumerate(self._going()):
+            mine += rows[i * windows : (i + 1) * windows]
+
+    def ended(self, windows: int) -> bool:
+        """Tell the search how its tries did; return whether it has ended."""
+        values = []
+        for parameters, rows in self.asked:
+            value, best = objective(rows), min([found[0] for found in self.tried], default=IMPOSSIBLE)
+            if len(rows) < windows:
+                value += best - self.first
+            elif value < best:
+                self.first = objective(rows[:1])
+            values.append(value)
+            self.tried.append((value, parameters))
         try:
-            self.asked = self.search.send(values)
+            self._ask(self.search.send(values))
         except StopIteration:
             return True
         return False
