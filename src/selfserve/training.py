@@ -217,3 +217,65 @@ def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> n
     case = Case(known, workload.history, known.interval_s)
     played = [Episode("replay", known, workload, 0, case)] * len(tried)
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective()
+
+
+WATCHED = ("mean_12", "deviation", "forecast_error", "change", "busy_home", "function_spend", "late_so_far",
+           "spot_trouble", "fleet", "machine", "function_price", "boot")  # fmt: skip
+MOVED = ("headroom", "safety", "fast", "hold", "leave_margin", "spot_share", "spot_headroom")
+"""What a trained net looks at and what it corrects: few enough for an evolution strategy on few rollouts."""
+
+
+def net_of(points: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the layers, weight [.., A, F] and bias [.., A], of points [.., MOVED x (WATCHED + 1)]."""
+    from selfserve.features import ACTIONS, OBSERVATIONS
+
+    table = points.reshape(*points.shape[:-1], len(MOVED), len(WATCHED) + 1)
+    weight = np.zeros((*points.shape[:-1], len(ACTIONS), len(OBSERVATIONS)), np.float32)
+    bias = np.zeros(weight.shape[:-1], np.float32)
+    rows = [ACTIONS.index(name) for name in MOVED]
+    for i, name in enumerate(WATCHED):
+        weight[..., rows, OBSERVATIONS.index(name)] = table[..., i]
+    bias[..., rows] = table[..., -1]
+    return [(weight, bias)]
+
+
+def train(
+    generations: int, seed: int, situations: int = 60,
+    progress: Callable[[int, float, np.ndarray], None] | None = None,
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], dict[str, Any]]:  # fmt: skip
+    """Train a net of one layer that corrects the formulas, by :func:`evolve`; return it and its card.
+
+    Args:
+        generations: of the search, 12 candidates on 8 situations each.
+        seed: of the search.
+        situations: training situations 0 to this number.
+        progress: as of :func:`evolve`.
+    """
+    from selfserve.controller import Corrected
+
+    class Many(Corrected):
+        """A net of its own for each world."""
+
+        def orders(self) -> Orders:
+            seen = self.flock.observations(self.action)
+            (weight, bias), = self.layers
+            wanted = np.tanh(np.einsum("eaf,ef->ea", weight, seen) + bias)
+            self.action = self.action + 0.2 * (wanted - self.action)
+            return self.flock.decide(*self.flock.corrected(self.action))
+
+    played = episodes("train", range(situations))
+    size = len(MOVED) * (len(WATCHED) + 1)
+    bounds = np.tile([-1.0, 1.0], (size, 1))
+    make = lambda flock, points: Many(flock, net_of(points))  # noqa: E731
+    point = evolve(np.zeros(size), bounds, make, played, generations, seed, sigma=0.06, progress=progress)
+    ranges: dict[str, list[tuple[int, int]]] = {}
+    for i in range(situations):
+        one = sample("train", i)
+        start, length = one.window(i // 5 % one.windows)
+        ranges.setdefault(one.source, []).append((start, start + min(length, LENGTH_S)))
+    card = {
+        "data": f"training situations 0 to {situations - 1}", "training_ranges": ranges, "seed": seed,
+        "generations": generations, "method": "CMA-ES on a layer of tanh units", "watched": WATCHED, "moved": MOVED,
+        "limits": "CPU pools without batches; three classes; at most 12 machines in training",
+    }  # fmt: skip
+    return net_of(point), card

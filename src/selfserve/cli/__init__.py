@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from selfserve import __version__
-from selfserve.cli import data, evaluate, simulate, work
+from selfserve.cli import data, evaluate, simulate, train, work
 from selfserve.errors import InputError
 
 
@@ -42,7 +42,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"selfserve {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (simulate, evaluate, data, work):
+    for module in (simulate, evaluate, train, data, work):
         module.add_commands(commands)
     return parser
 

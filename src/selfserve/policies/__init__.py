@@ -1,4 +1,4 @@
-"""The registry of policies: by name, or a class in a file of the user's (``FILE.py:Class``).
+"""The registry of policies: by name, a class in a file of the user's (``FILE.py:Class``), or a controller (``FILE.safetensors``).
 
 A policy is a class with keyword parameters, each with a default and a type (``bool``, ``int``, ``float``, ``str``, a
 ``Literal`` of names, or one of these ``| None``), so that ``--set NAME=VALUE`` can be checked before a run.
@@ -60,6 +60,8 @@ def make_policy(name_or_spec: str, **parameters: object) -> Policy:
     Raises:
         InputError: unknown name, file or class that cannot be loaded or is no policy, unknown or ill-typed parameter.
     """
+    if name_or_spec.endswith(".safetensors"):
+        name_or_spec, parameters = "controller", {"file": name_or_spec} | parameters
     cls = _find(name_or_spec)
     hints, known = _parameters(cls)
     values = {}
@@ -79,7 +81,7 @@ def make_policy(name_or_spec: str, **parameters: object) -> Policy:
 
 def parameter_names(name_or_spec: str) -> list[str]:
     """Return the parameters that a policy takes."""
-    return list(_parameters(_find(name_or_spec))[1])
+    return list(_parameters(_find("controller" if name_or_spec.endswith(".safetensors") else name_or_spec))[1])
 
 
 def with_hindsight(name_or_spec: str, counts: np.ndarray, parameters: Mapping[str, object]) -> dict[str, object]:

@@ -1,0 +1,129 @@
+"""The controller: quick, careful, repeatable; its files; its replay; the formulas and the tuned constants."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from selfserve import controller
+from selfserve.analytic import NAMES, Pilot, multipliers
+from selfserve.errors import InputError
+from selfserve.features import ACTIONS, NUMBERS, OBSERVATIONS, Case, Flock, Seen
+from selfserve.policies import make_policy
+from selfserve.protocol import Policy
+from selfserve.simulator import Simulator, simulate
+from selfserve.situations import sample
+from selfserve.training import Constants, rollout
+from selfserve.training import episodes as training_episodes
+
+
+def small(index: int = 3, seconds: int = 900):
+    one = sample("train", index, machines=5, twins=True)
+    whole = one.workload(0)
+    return one.scenario, replace(whole, seconds=seconds, counts=whole.counts[:seconds])
+
+
+def random_net(seed: int = 0):
+    rng = np.random.default_rng(seed)
+    sizes = (len(OBSERVATIONS), 8, len(ACTIONS))
+    return [(rng.normal(0, 0.1, (b, a)).astype(np.float32), np.zeros(b, np.float32))
+            for a, b in zip(sizes[:-1], sizes[1:], strict=True)]  # fmt: skip
+
+
+def test_a_file_keeps_net_and_card(tmp_path):
+    path, layers = tmp_path / "mine.safetensors", random_net()
+    controller.save(path, layers, {"seed": 7, "training_ranges": {"WITS": [[0, 10]]}})
+    again, card = controller.load(path)
+    assert card["seed"] == 7
+    seen = np.random.default_rng(1).normal(size=(3, len(OBSERVATIONS))).astype(np.float32)
+    np.testing.assert_array_equal(controller.forward(layers, seen), controller.forward(again, seen))
+    assert isinstance(make_policy(str(path)), Policy)
+
+
+def test_a_file_that_is_no_controller_is_refused(tmp_path):
+    path = tmp_path / "wrong.safetensors"
+    path.write_text("nonsense")
+    with pytest.raises(InputError, match="no controller file"):
+        make_policy(str(path))
+    controller.save(path, [(np.zeros((2, 3), np.float32), np.zeros(2, np.float32))], {})
+    with pytest.raises(InputError, match="has 3 observations and 2 actions"):
+        controller.load(path)
+
+
+def test_decides_in_little_time_and_repeats(tmp_path):
+    path = tmp_path / "net.safetensors"
+    controller.save(path, random_net(), {})
+    scenario, workload = small()
+    runs = []
+    for _ in range(2):
+        policy, times = make_policy("controller", file=str(path), self_tuning=False), []
+        simulator = Simulator(scenario, workload, 10.0, histogram=False)
+        seen, machines = simulator.reset(0), []
+        policy.reset(scenario, workload.history)
+        while not simulator.done:
+            begun = time.thread_time()
+            decision = policy.decide(seen)
+            times.append(time.thread_time() - begun)
+            machines.append(decision.machines)
+            seen = simulator.advance(decision)
+        runs.append(machines)
+        assert np.median(times) < 3e-3
+    assert runs[0] == runs[1] and len(set(runs[0])) > 1
+
+
+def test_what_cannot_be_true_scales_nothing_down():
+    scenario, workload = small()
+    policy, simulator = make_policy("analytic"), Simulator(scenario, workload, 10.0, histogram=False)
+    policy.reset(scenario, workload.history)
+    seen = simulator.reset(0)
+    for _ in range(5):
+        before = policy.decide(seen)
+        seen = simulator.advance(before)
+    seen.spend_usd[0] = np.nan
+    doubt = policy.decide(seen)
+    assert doubt.machines == before.machines and doubt.routes == before.routes
+    assert "spend_usd is not finite" in doubt.reason and "nothing scaled down" in doubt.reason
+
+
+def test_self_tuning_accepts_only_what_the_replay_finds_better():
+    scenario, workload = small()
+    asked = []
+
+    def found(gain):
+        def replay(scenario, load, tried, layers):
+            asked.append(tried)
+            return np.where(np.arange(len(tried)) == 3, -gain, 0.0)
+
+        return replay
+
+    history = np.full(4000, 50.0)
+    for gain, changed in ((controller.MARGIN / 2, False), (2 * controller.MARGIN, True)):
+        policy = controller.Controller()
+        policy.replay = found(gain)
+        policy.reset(scenario, history)
+        np.testing.assert_array_equal(asked[-1][0], multipliers())
+        np.testing.assert_array_equal(policy.values, asked[-1][3] if changed else multipliers())
+        reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
+        assert ("retuned" if changed else "kept") in reason
+
+
+def test_formulas_measure_service_times():
+    scenario, workload = small()
+    wrong = replace(scenario, pools=tuple(replace(p, believed_ns=p.service_ns * 5 // 4) for p in scenario.pools))
+    simulator = Simulator(wrong, workload, 10.0, histogram=False)
+    pilot, seen = Pilot(Flock([Case(wrong, workload.history, 10.0)])), simulator.reset(0)
+    while not simulator.done:
+        pilot.observe(Seen.one(seen))
+        seen = simulator.advance(pilot.flock.decision(pilot.orders()))
+    assert pilot.measured()[0] == pytest.approx(0.8, abs=0.01)
+    assert multipliers({"headroom": 1.3})[NAMES.index("headroom")] == 1.3
+
+
+def test_a_rollout_is_the_simulators_run():
+    played = training_episodes("train", [0], 900, 5.0)
+    numbers = np.array([getattr(make_policy("tuned"), n) for n in NUMBERS])
+    got = rollout(played, lambda flock: Constants(flock, numbers))
+    alone = simulate(played[0].scenario, played[0].workload, make_policy("tuned", batch_share=0.0), played[0].seed)
+    assert got.violation_pct[0] == pytest.approx(alone.summary["slo_violation_pct"], abs=0.3)
+    assert 0.5 < got.cost[0] < 5
