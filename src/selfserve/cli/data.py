@@ -92,7 +92,7 @@ def refresh(args: argparse.Namespace) -> None:
     table = live.refresh(args.region)
     with replacing(target) as part:
         table.to_csv(part, index=False)
-    print(f"{len(table)} rows in {target}; a scenario takes them by prices = \"{target}\"")
+    print(f'{len(table)} rows in {target}; a scenario takes them by prices = "{target}"')
 
 
 def traces(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -115,6 +116,7 @@ def _load(spec: str, path: Path) -> object:
     module_spec = importlib.util.spec_from_file_location(f"selfserve_user_{path.stem}", path)
     assert module_spec is not None and module_spec.loader is not None  # a .py file always has both
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # where dataclasses look their annotations up
     try:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
@@ -51,6 +51,8 @@ class PlannerPolicy:
     """
 
     name: ClassVar[str]
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {"headroom": Range(0.7, 2.0), "keep_s": Range(0.0, 1800.0)}
+    knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.8, 0.9, 1.0, 1.2, 1.5, 2.0))
     headroom: float = 1.0
     keep_s: float = 180.0
     drain_s: float | None = None

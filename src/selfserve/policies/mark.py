@@ -22,7 +22,8 @@ class Mark:
     """Plans machines every minute by greedy choice of the type of least cost per request.
 
     ATC'19 section 4 and the artifact (``modules/scheduler.py``, ``proactive_controller2.py``, ``load_predictor.py``):
-    an LSTM predicts how the last minute's peak (5 s windows) changes over the next minutes; times 1.2; while the busiest of the next six is not covered,
+    an LSTM predicts how the last minute's peak (5 s windows) changes over the next minutes; times 1.2; while the
+    busiest of the next six is not covered,
     one more machine is planned, of the type that answers the load left over at least cost for as long as it lasts; a
     machine not yet there costs 180 s more. What is planned is launched at once; a machine goes when six plans in
     a row do without it. Requests are balanced by capacity; a batch and its waiting time are as large as the latency

@@ -1,0 +1,94 @@
+"""Figures of notebook 05: capabilities, cost against violations, frontiers, rankings, parts left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from selfserve.figures.style import WIDTH_IN, finish, log_axis, marks, name_rows, policy_style
+
+LEAST_PCT = 0.003
+"""Violations below this are drawn here: a logarithmic axis has no zero."""
+
+
+def capabilities(table: pd.DataFrame, dimensions: Sequence[str]) -> Figure:
+    """Draw which system decides what: a mark where it does."""
+    fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.6 + 0.24 * len(table)))
+    for x, name in enumerate(dimensions):
+        rows = np.flatnonzero(table[name])
+        ax.plot(np.full(len(rows), x), rows, **marks(0, markersize=8))
+    name_rows(ax, list(table["system"]))
+    ax.set_xticks(range(len(dimensions)), [d.replace("_", " ") for d in dimensions])
+    ax.xaxis.tick_top()
+    ax.set_xlim(-0.5, len(dimensions) - 0.5)
+    return finish(fig)
+
+
+def cost_and_violations(systems: pd.DataFrame, scenarios: Sequence[str] = ("standard", "spot")) -> Figure:
+    """Draw each system's cost over the bound without violations against its late requests, a panel a scenario.
+
+    Args:
+        systems: rows of :func:`selfserve.evaluation.summary.systems`; the geometric mean over traces is drawn.
+        scenarios: panels.
+    """
+    fig, axes = plt.subplots(1, len(scenarios), figsize=(WIDTH_IN, 4.2), sharey=True, squeeze=False)
+    able = systems[systems["runs"] > 0].assign(log=lambda t: np.log(t["to_bound"]))
+    for ax, scenario in zip(axes[0], scenarios, strict=True):
+        mean = able[able["scenario"] == scenario].groupby("policy", sort=False)[["log", "slo_violation_pct"]].mean()
+        for policy, row in mean.dropna().iterrows():
+            look = policy_style(str(policy)) | {"linestyle": "none", "markersize": 7}
+            ax.plot(max(LEAST_PCT, row["slo_violation_pct"]), np.exp(row["log"]), label=policy, **look)
+        ax.set(xscale="log", xlabel="late requests (%)", title=scenario, ylim=(0, None))
+        ax.axhline(1, color="black", lw=0.8)
+    axes[0, 0].set_ylabel("cost over the bound")
+    return finish(fig, axes[0, 0], ncols=5, fontsize=8)
+
+
+def frontiers(table: pd.DataFrame) -> Figure:
+    """Draw cost against late requests along each system's main knob."""
+    fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.6))
+    for policy, mine in table.groupby("policy", sort=False):
+        mine = mine.sort_values("knob")
+        ax.plot(
+            mine["slo_violation_pct"].clip(lower=LEAST_PCT),
+            mine["usd_per_hour"],
+            label=policy,
+            **policy_style(str(policy)),
+        )
+    ax.set(xscale="log", xlabel="late requests (%)", ylabel="dollars per hour", ylim=(0, None))
+    return finish(fig, ax, ncols=5)
+
+
+def rankings(ranks: pd.DataFrame) -> Figure:
+    """Draw the rank of each system in each situation."""
+    fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.27 * len(ranks)))
+    ordered = ranks.loc[ranks.mean(axis=1).sort_values().index]
+    wide = ordered.set_axis([policy for policy, *_ in ordered.index], axis=0)
+    wide = wide.set_axis([f"{scenario}\n{trace}" for scenario, _, trace in ordered.columns], axis=1)
+    sns.heatmap(
+        wide, annot=True, fmt="d", cmap="cividis_r", cbar=False, linewidths=0.5, ax=ax, annot_kws={"fontsize": 8}
+    )
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(axis="x", labelsize=7, rotation=0)
+    ax.tick_params(axis="y", rotation=0)
+    return finish(fig)
+
+
+def parts(table: pd.DataFrame) -> Figure:
+    """Draw what leaving out one part of the planner costs, a mark a trace, a panel a scenario."""
+    scenarios, names = list(dict.fromkeys(table["scenario"])), list(dict.fromkeys(table["part"]))[1:]
+    fig, axes = plt.subplots(1, len(scenarios), figsize=(WIDTH_IN, 2.9), sharey=True, sharex=True)
+    for ax, scenario in zip(axes, scenarios, strict=True):
+        for i, (trace, mine) in enumerate(table[table["scenario"] == scenario].groupby("trace", sort=False)):
+            change = mine.set_index("part")["cost_ratio"].loc[names]
+            ax.plot(change, range(len(names)), label=trace, **marks(i, markersize=6))
+        ax.axvline(1, color="black", lw=0.8)
+        log_axis(ax.xaxis, subs=(1, 1.5, 2, 3, 5))
+        ax.set(xlabel="cost over that of all parts", title=scenario)
+        name_rows(ax, names)
+    return finish(fig, axes[0], ncols=3)
