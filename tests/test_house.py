@@ -13,8 +13,8 @@ SOURCE = ROOT / "src" / "selfserve"
 FLOORS = [
     {"errors"},
     {"protocol", "catalog", "profiling"},
-    {"scenario", "scenario_file"},
-    {"traces", "twins", "workload", "planner", "forecast", "steering"},
+    {"scenario"},
+    {"traces", "twins", "workload", "planner", "forecast", "steering", "correctness"},
     {"simulator", "bound", "features", "live", "situations"},
     {"analytic", "controller", "environment", "vector"},
     {"policies", "training"},
