@@ -1,5 +1,6 @@
 """The controller: quick, careful, repeatable; its files; its replay; the formulas and the tuned constants."""
 
+import itertools
 import time
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ def random_net(seed: int = 0):
     rng = np.random.default_rng(seed)
     sizes = (len(OBSERVATIONS), 8, len(ACTIONS))
     return [(rng.normal(0, 0.1, (b, a)).astype(np.float32), np.zeros(b, np.float32))
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)]  # fmt: skip
+            for a, b in itertools.pairwise(sizes)]  # fmt: skip
 
 
 def test_a_file_keeps_net_and_card(tmp_path):

@@ -31,6 +31,7 @@ MULTIPLIERS: dict[str, tuple[float, float, float]] = {
     "weight": (0.8, 0.0, 1.6),
     "hold": (3.0, 0.05, 6.0),  # boot times, at functions three times as dear as machines
     "hold_by_price": (0.5, -1.0, 2.0),  # its exponent of the price ratio
+    "hold_by_spot": (1.0, 0.0, 2.0),  # how far the price ratio counts the price of spot machines
     "hold_by_boot": (0.0, -1.0, 1.0),
     "drain": (0.9, 0.1, 8.0),
     "leave": (1.15, 0.8, 2.0),  # p99 service times before the deadline
@@ -47,7 +48,7 @@ MEASURED = (0.6, 1.6)
 """What a measured service time may be of the believed one; beyond it the measurement is not believed."""
 ERRORS_KEPT = 20.0
 """Boot times over which the errors of the averages are remembered."""
-_HOME_STATICS = {name: STATICS.index(name) for name in ("function_price", "service_spread")}
+_HOME_STATICS = {name: STATICS.index(name) for name in ("function_price", "service_spread", "spot_price")}
 
 
 @cache
@@ -119,7 +120,9 @@ class Pilot:
         """Return the planner's numbers [E, N]."""
         flock, c = self.flock, dict(zip(NAMES, self.values.T, strict=True))
         boot, statics, factor = flock.boot_s / 100, flock.statics, self.measured()
-        price = np.exp(statics[:, _HOME_STATICS["function_price"]]) / 3
+        # the machine that a function replaces is a spot machine where spot machines carry the load
+        cheap = flock.has_spot * c["spot_share"] * statics[:, _HOME_STATICS["spot_price"]]
+        price = np.exp(statics[:, _HOME_STATICS["function_price"]] - c["hold_by_spot"] * cheap) / 3
         spread = statics[:, _HOME_STATICS["service_spread"]] / 2
         pays = (flock.pays * flock.of_role[:, 0]).sum(axis=1) / np.maximum(1, flock.of_role[:, 0].sum(axis=1))
         quick = np.exp(-4 * self.errors / self.errors.min(axis=1, keepdims=True))

@@ -70,7 +70,7 @@ def load(path: str | Path) -> tuple[Layers, dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             card = json.loads((file.metadata() or {})["card"])
-            n = sum(key.startswith("weight.") for key in file.keys())  # noqa: SIM118
+            n = sum(key.startswith("weight.") for key in file.keys())
             layers = [(file.get_tensor(f"weight.{i}"), file.get_tensor(f"bias.{i}")) for i in range(n)]
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"controller {path}: is no controller file (safetensors with a card): {error}") from error
@@ -194,8 +194,8 @@ def nothing_seen(flock: Flock) -> Seen:
 
 def unusable(observation: Observation) -> str:
     """Return why an observation cannot be used: negative or not finite; nothing where it can."""
-    for name in ("arrivals", "ready", "booting", "busy_slot_s", "queued", "head_age_s", "served", "late", "accuracy_sum",
-                 "lost", "refused", "spend_usd"):  # fmt: skip
+    names = ("arrivals", "ready", "booting", "busy_slot_s", "queued", "head_age_s", "served", "late")
+    for name in (*names, "accuracy_sum", "lost", "refused", "spend_usd"):
         values = np.asarray(getattr(observation, name))
         if not np.isfinite(values).all():
             return f"{name} is not finite"

@@ -1,4 +1,4 @@
-"""The registry of policies: by name, a class in a file of the user's (``FILE.py:Class``), or a controller (``FILE.safetensors``).
+"""The registry of policies: by name, a class in a file (``FILE.py:Class``) or a controller (``FILE.safetensors``).
 
 A policy is a class with keyword parameters, each with a default and a type (``bool``, ``int``, ``float``, ``str``, a
 ``Literal`` of names, or one of these ``| None``), so that ``--set NAME=VALUE`` can be checked before a run.

@@ -16,7 +16,6 @@ from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering, steer
 
-
 _TUNED, _FIXED = constants("tuned"), constants("tuned_fixed")
 
 
