@@ -31,7 +31,7 @@ MULTIPLIERS: dict[str, tuple[float, float, float]] = {
     "weight": (0.8, 0.0, 1.6),
     "hold": (3.0, 0.05, 6.0),  # boot times, at functions three times as dear as machines
     "hold_by_price": (0.5, -1.0, 2.0),  # its exponent of the price ratio
-    "hold_by_spot": (1.0, 0.0, 2.0),  # how far the price ratio counts the price of spot machines
+    "hold_by_spot": (0.0, 0.0, 2.0),  # how far the price ratio counts the price of spot machines
     "hold_by_boot": (0.0, -1.0, 1.0),
     "drain": (0.9, 0.1, 8.0),
     "leave": (1.15, 0.8, 2.0),  # p99 service times before the deadline

@@ -104,7 +104,7 @@ class Tuned:
 
 @dataclass(kw_only=True, eq=False)
 class TunedFixed(Tuned):
-    """:class:`Tuned` with the constants that were tuned for the ``standard`` scenario alone."""
+    """:class:`Tuned` with the constants of the section ``tuned_fixed``: meant for the ``standard`` scenario alone."""
 
     name: ClassVar[str] = "tuned_fixed"
     headroom: float = _FIXED["headroom"]
