@@ -1,4 +1,7 @@
-"""Notebook 05: every system under the same rules - what it can decide, what it costs, which conclusions survive."""
+"""Notebook 05: every system under the same rules - what it can decide, what it costs, which conclusions survive.
+
+``folder`` is where finished runs are kept (:class:`selfserve.evaluation.run.Runs`): a second start computes nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 import pandas as pd
 
 from selfserve.evaluation import run, summary
-from selfserve.figures.style import results_dir
 from selfserve.policies import policy_names
 from selfserve.studies.claims import judge
 
@@ -49,34 +51,34 @@ def windows(quick: bool) -> list[run.Window]:
     return [w for trace in traces for w in run.spread_windows(trace, "evaluate", 1, length)]
 
 
-def _run(cases: Sequence[run.Case], labels: Sequence[dict[str, object]], text: str) -> pd.DataFrame:
-    rows = run.Runs(results_dir() / "evaluation", progress=True)(cases, text)
+def _run(cases: Sequence[run.Case], labels: Sequence[dict[str, object]], text: str, folder: Path) -> pd.DataFrame:
+    rows = run.Runs(folder, progress=True)(cases, text)
     return run.table(cases, labels, rows)
 
 
-def compare(quick: bool, seed: int = 0) -> pd.DataFrame:
+def compare(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return one row a run of every system (authors' parameters); bounds in ``standard`` and ``spot`` alone."""
     policies = [p for p in run.policies_in(["all"]) if not (quick and p in TRAINED)]
     scenarios = SCENARIOS[:2] if quick else SCENARIOS
     cases, labels = run.grid(policies, windows(quick), [(s, "{}") for s in scenarios], (seed,))
     cases = [c if c.scenario in ("standard", "spot") else replace(c, oracle=False) for c in cases]
-    return _run(cases, labels, "systems x scenarios x traces")
+    return _run(cases, labels, "systems x scenarios x traces", folder)
 
 
-def frontiers(quick: bool, systems: Sequence[str], seed: int = 0) -> pd.DataFrame:
+def frontiers(folder: Path, quick: bool, systems: Sequence[str], seed: int = 0) -> pd.DataFrame:
     """Return one row per system and value of its main knob, on the first window in ``standard``."""
     cases, labels = run.grid(list(systems), windows(quick)[:1], [("standard", "{}")], (seed,), frontier=True)
-    return summary.systems(_run([replace(c, oracle=False) for c in cases], labels, "knobs"))
+    return summary.systems(_run([replace(c, oracle=False) for c in cases], labels, "knobs", folder))
 
 
-def decomposition(quick: bool, seed: int = 0) -> pd.DataFrame:
+def decomposition(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return what leaving out one part of ``tuned`` costs: ``part, scenario, trace, cost_ratio, slo_violation_pct``."""
     cases = [
         run.Case("tuned", *window, scenario, run.as_json(parameters), seed=seed, oracle=False)
         for scenario in ("standard", "spot") for window in windows(quick) for parameters in PARTS.values()
     ]  # fmt: skip
     names = [*PARTS] * (len(cases) // len(PARTS))
-    rows = run.Runs(results_dir() / "evaluation", progress=True)(cases, "parts left out")
+    rows = run.Runs(folder, progress=True)(cases, "parts left out")
     keys = ("cost_usd", "slo_violation_pct")
     found = pd.DataFrame([
         {"part": name, "scenario": c.scenario, "trace": c.trace} | {key: row[key] for key in keys}
@@ -88,7 +90,7 @@ def decomposition(quick: bool, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def model_choice(quick: bool, seed: int = 0) -> pd.DataFrame:
+def model_choice(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return ``paragon`` with the cheapest models that meet the demands over a choice that knows none (claim C15)."""
     mixes = {"strict": (8, 1, 1), "even": (4, 3, 3), "accurate": (1, 8, 1), "relaxed": (1, 1, 8)}
     names, rows = ("strict", "accurate", "relaxed"), []
@@ -98,7 +100,7 @@ def model_choice(quick: bool, seed: int = 0) -> pd.DataFrame:
             run.Case("paragon", *w, "standard", run.as_json({"models": m}), overrides, seed, oracle=False)
             for w in windows(quick) for m in ("cheapest", "naive")
         ]  # fmt: skip
-        got = run.Runs(results_dir() / "evaluation", progress=True)(cases, f"models, {mix} mix")
+        got = run.Runs(folder, progress=True)(cases, f"models, {mix} mix")
         for ours, naive, case in zip(got[::2], got[1::2], cases[::2], strict=True):
             rows.append({"mix": mix, "trace": case.trace, "cost_ratio": ours["cost_usd"] / naive["cost_usd"]}
                         | {f"{key}_{who}": row[key] for who, row in (("selected", ours), ("naive", naive))
