@@ -60,7 +60,7 @@ def constants(section: str) -> Mapping[str, float]:
 
 def multipliers(values: Mapping[str, float] | None = None) -> np.ndarray:
     """Return multipliers [C] in the order of :data:`NAMES`: the tuned ones, with ``values`` in their place."""
-    own = constants("analytic") | (values or {})
+    own = {**constants("analytic"), **(values or {})}
     return np.array([own.get(name, MULTIPLIERS[name][0]) for name in NAMES])
 
 

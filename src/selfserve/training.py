@@ -144,7 +144,11 @@ def evolve(
         mine, order = [played[i] for i in order[:batch]], order[batch:]
         points = np.array([search.ask() for _ in range(population)])
         each = np.repeat(low + points * wide, batch, axis=0)
-        got = rollout(mine * population, lambda flock, each=each: helm(flock, each))
+
+        def steered(flock: Flock, each: np.ndarray = each) -> Any:
+            return helm(flock, each)
+
+        got = rollout(mine * population, steered)
         values = got.objective().reshape(population, batch).mean(axis=1)
         search.tell(list(zip(points, values.tolist(), strict=True)))
         if progress is not None:
@@ -193,8 +197,6 @@ def settings_of(names: Sequence[str], point: np.ndarray) -> dict[str, float]:
     """Return a point of :func:`constant_space` as settings, to four digits."""
     values = {n: float(np.exp(x)) if n in LOGS else float(x) for n, x in zip(names, point, strict=True)}
     return {n: float(f"{x:.4g}") for n, x in values.items() if n in NUMBERS}
-
-
 
 
 REPLAY_MACHINES = 5.0
@@ -258,7 +260,7 @@ def train(
 
         def orders(self) -> Orders:
             seen = self.flock.observations(self.action)
-            (weight, bias), = self.layers
+            ((weight, bias),) = self.layers
             wanted = np.tanh(np.einsum("eaf,ef->ea", weight, seen) + bias)
             self.action = self.action + 0.2 * (wanted - self.action)
             return self.flock.decide(*self.flock.corrected(self.action))

@@ -16,7 +16,7 @@ from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering, steer
 
-_TUNED, _FIXED = constants("tuned"), constants("tuned_fixed")
+_TUNED = constants("tuned")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -100,23 +100,3 @@ class Tuned:
         """Take in the last interval and steer by the constants."""
         self.state.observe(observation)
         return steer(self.state, self.settings)
-
-
-@dataclass(kw_only=True, eq=False)
-class TunedFixed(Tuned):
-    """:class:`Tuned` with the constants of the section ``tuned_fixed``: meant for the ``standard`` scenario alone."""
-
-    name: ClassVar[str] = "tuned_fixed"
-    headroom: float = _FIXED["headroom"]
-    safety: float = _FIXED["safety"]
-    fast: float = _FIXED["fast"]
-    slow: float = _FIXED["slow"]
-    weight: float = _FIXED["weight"]
-    hold: float = _FIXED["hold"]
-    drain: float = _FIXED["drain"]
-    leave_margin: float = _FIXED["leave_margin"]
-    cold_margin: float = _FIXED["cold_margin"]
-    spot_share: float = _FIXED["spot_share"]
-    spot_headroom: float = _FIXED["spot_headroom"]
-    spot_caution: float = _FIXED["spot_caution"]
-    late_binding: float = _FIXED["late_binding"]

@@ -1,6 +1,6 @@
 """Notebook 05: every system under the same rules - what it can decide, what it costs, which conclusions survive.
 
-``folder`` is where finished runs are kept (:class:`selfserve.evaluation.run.Runs`): a second start computes nothing twice.
+``folder`` keeps finished runs (:class:`selfserve.evaluation.run.Runs`), so that a second start computes nothing twice.
 """
 
 from __future__ import annotations
