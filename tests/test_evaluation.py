@@ -1,6 +1,5 @@
 """The table of runs: the same bytes whatever happened on the way, honest windows, equal tuning, what the table says."""
 
-import json
 import sys
 from math import inf
 
@@ -209,16 +208,14 @@ def test_what_was_trained_on_is_refused():
         run.refuse_overlap(ranges, [("twitter", 8 * 3600 - 1, 60)])
 
 
-def test_a_controllers_card_names_its_ranges(tmp_path):
-    from safetensors.numpy import save_file
-
-    path, weights = tmp_path / "c.safetensors", {"w": np.zeros(1)}
-    save_file(weights, path, {"card": json.dumps({"training_ranges": {"WITS": [[0, 100]]}})})
-    assert run.training_ranges(str(path)) == {"WITS": [(0, 100)]}
-    assert run.training_ranges("reactive") == {}
-    save_file(weights, path)
-    with pytest.raises(InputError, match=r"c.safetensors: is not a controller file whose card names training_ranges"):
-        run.training_ranges(str(path))
+def test_a_policy_that_was_trained_names_its_ranges(policy_file, trace, tmp_path, capsys):
+    path = tmp_path / "trained.py"
+    card = {"training_ranges": {trace: [[0, 3000]]}}
+    path.write_text(policy_file.read_text().replace("    interval_s", f"    card = {card}\n    interval_s"))
+    assert run.training_ranges(f"{path}:Picky") == {trace: [(0, 3000)]}
+    assert run.training_ranges("reactive") == run.training_ranges("clairvoyant") == {}
+    assert main(arguments(trace, tmp_path / "out", "--policies", f"{path}:Picky")) == 2
+    assert "overlaps the training range 0 to 3000 s" in capsys.readouterr().err
 
 
 # --- tuning
@@ -328,9 +325,16 @@ def test_tuning_is_kept_and_never_sees_the_evaluation_part(trace, tmp_path):
         tuning.tune(["reactive"], SCENARIOS, [], runs, tmp_path, 6)
 
 
-def test_what_is_hopeless_on_one_window_is_not_run_on_the_others(trace, tmp_path, monkeypatch):
+def test_what_is_hopeless_on_one_window_is_not_run_on_the_others(trace, tmp_path):
     windows = [(trace, 300, 300), (trace, 700, 300), (trace, 1100, 300)]
-    asked = []
+    plain, asked = tmp_path / "plain.py", []
+    plain.write_text(
+        "class Plain:\n"
+        "    def __init__(self, pool: str | None = None, models: str = 'cheapest'):\n"
+        "        self.pool, self.models, self.interval_s = pool, models, 10.0\n"
+        "    def reset(self, scenario, history): ...\n"
+        "    def decide(self, observation): ...\n"
+    )
 
     def runs(cases, text):
         asked.append(len(cases))
@@ -339,7 +343,7 @@ def test_what_is_hopeless_on_one_window_is_not_run_on_the_others(trace, tmp_path
             free | {"cost_usd": 100.0 if "accurate" in c.parameters else 2.0 - ("spot" in c.parameters)} for c in cases
         ]
 
-    record = tuning.tune(["reactive", "clairvoyant"], [("spot", OVERRIDES)], windows, runs, tmp_path, 12)[0]
+    record = tuning.tune([f"{plain}:Plain", "clairvoyant"], [("spot", OVERRIDES)], windows, runs, tmp_path, 12)[0]
     assert asked == [1, 2, 2, 4, 1, 0], "authors, two pools, and the dear models, on the first window and the others"
     assert record["parameters"] == {"pool": "spot"}
     assert record["objective"] == 0.0
