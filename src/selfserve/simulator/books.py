@@ -32,7 +32,7 @@ def book_busy_ahead(w, pool, start, end):
     busy[(w.bucket + min(i, last)) % (last + 1) * w.n_pools + pool.index] += b - a
 
 
-@routine
+@kernel
 def bucket_of(w, finish):
     """Return the place in the books of the interval in which a later finish lies."""
     ahead = min((finish - w.from_ns - 1) // w.interval, w.n_buckets - 1)

@@ -122,7 +122,7 @@ def earliest_with(w, now, pool, m):
     return best
 
 
-@routine
+@kernel
 def dispatch(w, key, pool):
     """Start whatever of a pool can start at this key, then note when its next event comes."""
     while pool.waiting > 0 and (pool.is_function or free(pool, key >> 3)):
@@ -133,7 +133,7 @@ def dispatch(w, key, pool):
     plan_next(w, key, pool)
 
 
-@routine
+@kernel
 def plan_next(w, key, pool):
     """Note the key of a pool's next event."""
     now = key >> 3

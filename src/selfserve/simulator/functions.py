@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from selfserve.simulator.jit import ints, kernel, routine
+from selfserve.simulator.jit import ints, kernel
 from selfserve.simulator.slots import free
 from selfserve.simulator.state import DUE, function_of
 
 
-@routine
+@kernel
 def settle(w, now, lag, f):
     """Move containers that have finished from the heap of those in flight to the stack of warm ones."""
     heap, warm = ints(f.flight_at), ints(f.warm_at)

@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 _options = {"cache": True, "_nrt": False, "error_model": "numpy"}
 kernel: Callable[..., Any] = njit(**_options, forceinline=True)
 """Compiled into its callers: for what is short or called once."""
-routine: Callable[..., Any] = njit(**_options)
-"""Compiled once: for what is long, and rare or called from several places."""
+routine: Callable[..., Any] = njit(**_options, forceinline=False)
+"""Compiled once: for what is long and rare (a callee would inherit ``forceinline``, and all be compiled many times)."""
 
 
 def record(names: str, **others: Any) -> np.dtype:

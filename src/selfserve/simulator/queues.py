@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selfserve.simulator.jit import ints, kernel, routine
+from selfserve.simulator.jit import ints, kernel
 from selfserve.simulator.state import NEVER, class_of, combo_of, model_of, queue_of, route_of, step_of, waiter_of
 
 
@@ -40,7 +40,7 @@ def dequeue(w, now, pool, k):
     note_head(w, pool, k)
 
 
-@routine
+@kernel
 def note_head(w, pool, k):
     """Note what a class's head may do: its place in queue order, when it leaves or binds late, its combination."""
     q = queue_of(pool, k)
