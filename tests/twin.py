@@ -311,6 +311,7 @@ class Twin(Books):
         for visit in batch:
             self.seen["late bind"] += visit.held != model
             visit.model, visit.start, visit.finish, visit.cold = model, service.start, service.finish, cold
+            visit.unsure, visit.accuracy = self.judged(visit)
         if pool.is_function:  # 7.7
             ms = -(-length // 1_000_000)
             if any(self.warmup <= visit.arrival < self.end for visit in batch):
@@ -351,20 +352,23 @@ class Twin(Books):
 
     # ---------------------------------------------------------------------------------------------------- 10 stages
     def moves_on(self, visit: Visit) -> int | None:
-        """Rule 10.4: the first step of the next stage if the request is unsure, None if not.
-
-        Reading: all is read from the decision in force at the finish, as in 5.2; the request keeps count of its stages.
-        """
-        route = None if visit.id in self.members else self.route(visit)
+        """Rule 10.4: the first step of the next stage if the request is unsure and there is one now, None if not."""
+        route = self.route(visit) if visit.unsure else None
         if route is None or not is_all(route, Then.IF_UNSURE):
             return None
         stages, here = stages_of(route), stage_at(route, visit.step)
-        if here == len(stages) - 1:
-            return None
-        unsure = bits(draw(self.seed, UNSURE, visit.id * 64 + visit.stage), 15, 0)
-        answer = unsure < of_route(self.scenario, route)[0][here]
-        self.seen[f"unsure {answer}"] += 1
-        return stages[here + 1][0] if answer else None
+        return stages[here + 1][0] if here < len(stages) - 1 else None
+
+    def judged(self, visit: Visit) -> tuple[bool, float]:
+        """Rules 10.4 and 10.7, by the decision in force as a service starts: unsure, and the accuracy of its answer."""
+        route = None if visit.id in self.members else self.route(visit)
+        if route is None or not is_all(route, Then.IF_UNSURE):
+            return False, self.scenario.models[visit.model].accuracy_pct
+        limits, accuracy = of_route(self.scenario, route)
+        here, number = stage_at(route, visit.step), bits(draw(self.seed, UNSURE, visit.id * 64 + visit.stage), 15, 0)
+        unsure = here < len(limits) and number < limits[here]
+        self.seen[f"unsure {unsure}"] += here < len(limits)
+        return unsure, accuracy
 
     def answer(self, visit: Visit) -> None:
         """Rules 9.2, 10.5 and 10.7: the answer of a request, if none of its stages is still out."""
@@ -375,12 +379,8 @@ class Twin(Books):
                 return
             self.seen["ensemble answered"] += 1
         else:
-            # Reading: that of the cascade in force at the answer; if it is not there any more, the model's own.
-            route = self.route(visit)
-            in_cascade = route is not None and is_all(route, Then.IF_UNSURE)
-            own = self.scenario.models[visit.model].accuracy_pct
-            accuracy = of_route(self.scenario, route)[1] if route is not None and in_cascade else own
-            self.seen["cascade answered"] += in_cascade
+            accuracy = visit.accuracy
+            self.seen["cascade answered"] += accuracy != self.scenario.models[visit.model].accuracy_pct
         last = max(parts, key=lambda part: (part.finish, part.stage))
         request.pool, request.model, request.finish, request.cold = last.pool, last.model, last.finish, last.cold
         request.start, request.accuracy = min(part.start for part in parts), accuracy

@@ -32,6 +32,9 @@ class Visit:
     finish: int = -1
     cold: bool = False
     done: bool = False
+    unsure: bool = False
+    accuracy: float = 0.0
+    """Of an answer by its present service, percent."""
 
     id = property(lambda self: self.request.id)
     arrival = property(lambda self: self.request.arrival)
