@@ -273,7 +273,7 @@ def test_cascade_agrees_with_drawn_answers() -> None:
         if not last:
             passed_on.append(go_on[here].mean())
         if stage == 0:  # the quality is the AUROC: the chance that a right answer looks surer than a wrong one
-            assert np.mean(confidence[own][:10**6] > confidence[~own][: 10**6]) == pytest.approx(quality, abs=2e-3)
+            assert np.mean(confidence[own][: 10**6] > confidence[~own][: 10**6]) == pytest.approx(quality, abs=2e-3)
         here = here & go_on
     limits, share = twin_stages.cascade(accuracies, shares, correlation, quality)
     assert [u / 65536 for u in limits] == pytest.approx(passed_on, abs=1.3e-3)

@@ -28,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--scenario-set", action="append", default=[], metavar="KEY=VALUE",
                         help="override a key of every scenario (repeatable)")  # fmt: skip
     for name, default, text in (
-        ("windows", 2, "windows of each trace's evaluation part, default 2"),
+        ("windows", 1, "windows of each trace's evaluation part, default 1; intervals need more"),
         ("length-s", 7200, "length of a window, default 7200"),
         ("seeds", 1, "seeds 0 to N - 1, default 1"),
         ("jobs", 0, "processes, default one a core"),

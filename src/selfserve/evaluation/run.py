@@ -306,7 +306,7 @@ class Runs:
         elif self.jobs == 1 or len(todo) < 2:
             yield from map(_pair, todo)
         else:
-            pool = Parallel(min(self.jobs, len(todo)), return_as="generator_unordered", batch_size=1)
+            pool = Parallel(self.jobs, return_as="generator_unordered", batch_size=1)
             yield from pool(delayed(_pair)(case) for case in todo)
 
 

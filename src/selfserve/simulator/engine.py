@@ -89,9 +89,7 @@ def start_batch(w, key, pool, k):
     finish, cold, lost = serve(w, now, pool, m, b, quantile, latest)
     for i in range(b):
         one = item(w.batch_at, i, s.MEMBER)
-        note_start(
-            w, now, pool, m, one.k, one.arrived, one.meta, one.ticket, one.combo, one.unsure, finish, cold, lost
-        )
+        note_start(w, now, pool, m, one.k, one.arrived, one.meta, one.ticket, one.combo, one.unsure, finish, cold, lost)
 
 
 # ----------------------------------------------------------------------------------------------------------- dispatch
