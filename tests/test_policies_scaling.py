@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from planner_cases import MODELS, RELAXED, STRICT, machines_over_time, make_pool, make_scenario, observe
 
+from selfserve.analytic import constants
 from selfserve.policies import make_policy, parameter_names
 from selfserve.policies.base import Choice, Range
 from selfserve.policies.batch import batch_sizes
@@ -488,7 +489,8 @@ def test_tuned_is_the_planner_at_constant_settings():
     decision = policy.decide(seen)
     state = Steering(make_scenario(), np.full(1000, 200.0), 10.0, batch_share=1.0)
     state.observe(seen)
-    assert decision == steer(state, PlannerSettings(headroom=1.4, levels=(0.5,) * 3))
+    own = {**constants("tuned"), "headroom": 1.4}
+    assert decision == steer(state, PlannerSettings(levels=(0.5,) * 3, **own))
 
 
 # --- what a tuner needs
