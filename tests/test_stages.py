@@ -148,10 +148,10 @@ def test_unanswered_stage_is_no_answer(side: Side) -> None:
     assert answer.finish_ns.tolist() == [-1]
 
 
-def test_next_stage_is_that_of_the_decision_in_force(side: Side) -> None:
-    # Both finish stage 0 after the decision of 10 s, which knows no unsure answers any more.
+def test_unsure_is_read_when_the_service_starts(side: Side) -> None:
+    # The second finishes stage 0 after the decision of 10 s, which would find it sure: it moves on all the same.
     answer = side(case([pool(4, 1, slots=2)], times(5, 7), [cascade(1.0), cascade(0.0)]))
-    assert answer.finish_ns.tolist() == times(5 + 4 + 1, 11).tolist()
+    assert answer.finish_ns.tolist() == times(5 + 4 + 1, 7 + 4 + 1).tolist()
 
 
 # ------------------------------------------------------------------------------------------------------ ensembles
