@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,12 @@ def read_table(path: Path, required: tuple[str, ...], numbers: tuple[str, ...]) 
     Raises:
         InputError: naming file, line, column and value.
     """
+    changed_ns = path.stat().st_mtime_ns if path.is_file() else 0
+    return _read_table(path, changed_ns, required, numbers).copy()
+
+
+@lru_cache(maxsize=64)  # one scenario asks for the models twenty times; a file that has changed is read anew
+def _read_table(path: Path, changed_ns: int, required: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

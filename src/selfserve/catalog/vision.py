@@ -39,13 +39,13 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        import torch
+        from torch import library
 
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
         signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         for operator in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{operator}", signature)
+            library.define(f"torchvision::{operator}", signature)
         import torchvision
     return torchvision
 
