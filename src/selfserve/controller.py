@@ -2,8 +2,8 @@
 
 A net is a small multi-layer perceptron (tanh, tanh at the end) from :data:`selfserve.features.OBSERVATIONS` to
 corrections in [-1, 1], kept as a safetensors file whose metadata hold its card. Replay is handed in as a callable, so
-that this module knows no simulator. Where an observation is out of range or not finite, the controller keeps the
-machines that it has and decides as the formulas do, and says so in the reason of the decision.
+that this module knows no simulator. Where an observation is negative or not finite the last decision stands (before
+the first one: that of the formulas), and its reason says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from selfserve.analytic import NAMES, Pilot, multipliers
 from selfserve.errors import InputError
-from selfserve.features import ACTIONS, OBSERVATIONS, Case, Flock, Orders, Seen
+from selfserve.features import ACTIONS, FILTER, OBSERVATIONS, Case, Flock, Orders, Seen
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
@@ -28,8 +28,6 @@ Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weights [out, in] and biases [out] of each layer, float32."""
 Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers], np.ndarray]
 """From scenario, load [seconds], candidates' multipliers [N, C] and net to each candidate's objective [N]."""
-FILTER = 0.2
-"""Part of the way that corrections in force move at each decision, as in the environment."""
 MARGIN = 0.01
 """Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""
 CANDIDATES = 16
@@ -172,13 +170,12 @@ class Controller:
 
     def _doubt(self, wrong: str) -> Decision:
         """Return the decision in force: with what is not known nothing is scaled down."""
-        reason = f"analytic, nothing scaled down: {wrong}"
         if getattr(self, "_last", None) is not None:
-            return replace(self._last, reason=reason)
+            return replace(self._last, reason=f"nothing scaled down, the last decision stands: {wrong}")
         flock = self.pilot.flock
         seen = nothing_seen(flock)
         self.pilot.observe(seen)
-        return replace(flock.decision(Pilot.orders(self.pilot)), reason=reason)
+        return replace(flock.decision(Pilot.orders(self.pilot)), reason=f"formulas alone: {wrong}")
 
 
 def nothing_seen(flock: Flock) -> Seen:

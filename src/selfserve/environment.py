@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from selfserve.errors import InputError
-from selfserve.features import ACTIONS, OBSERVED, STATICS, Case, Flock, Orders, Seen
+from selfserve.features import ACTIONS, FILTER, OBSERVED, STATICS, Case, Flock, Orders, Seen
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Simulator
 from selfserve.situations import Split, sample
@@ -23,8 +23,6 @@ from selfserve.steering import PlannerSettings
 from selfserve.traces import split_ranges
 from selfserve.workload import Workload, load_trace, make_workload
 
-FILTER = 0.2
-"""Part of the way that the action in force moves to a new one at each step: noise on settings would thrash machines."""
 RAW_ACTIONS = ("home", "spot")
 RAW_MOST = 4.0
 """Largest raw count, in multiples of the machines that the load before the window keeps busy."""

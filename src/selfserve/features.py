@@ -20,6 +20,8 @@ from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering
 
 GROUPS = 3
 """Request classes are seen in three groups by SLO, the tightest first, whatever their number."""
+FILTER = 0.2
+"""Part of the way that the action in force moves to a new one at each step: noise on settings would thrash machines."""
 LEVELS = 21
 """Accuracy levels are multiples of 0.05, whose mixes are tabulated."""
 SEEN = 30
@@ -110,7 +112,9 @@ class Case:
         pools, n, grid = scenario.pools, len(scenario.classes), np.arange(LEVELS) / (LEVELS - 1)
         self.homes, self.has_spot = np.array(state.homes.pool_of), float(state.spots is not None)
         self.spots = np.array((state.spots or state.homes).pool_of)
-        self.routes = tuple(steering._routes(state, self.settings, k, 0.0, np.zeros(len(pools)), 0.0) for k in range(n))
+        self.routes = tuple(
+            steering.routes_of(state, self.settings, k, 0.0, np.zeros(len(pools)), 0.0) for k in range(n)
+        )
         self.work = np.array([
             [[state.mix(k, p, level)[1] / pools[p].slots for level in grid] for k, p in enumerate(where)]
             for where in (self.homes, self.spots)
@@ -271,7 +275,7 @@ class Flock:
             blocks = [state.monitor.rate(int((i + 1) * self.interval_s)) for i in range(SEEN)]
             means = np.array(blocks) * np.arange(1, SEEN + 1)[:, None]
             self._fill(self.rates[e], np.maximum(0.0, np.diff(means, axis=0, prepend=0.0))[::-1])
-            recent = [rate for _, rate in state._seen]
+            recent = [rate for _, rate in state.seen]
             self._fill(self.rates[e], recent)
             self._n_rates[e] = len(recent)
         self._at = self._room - 1

@@ -132,7 +132,7 @@ class Steering:
         """[K, K] mean product of the classes' changes of load over a boot time, (requests/s)^2."""
         self.trouble = np.zeros(len(self.scenario.pools))
         """[P] machines lost or refused within the last boot time (exponential average)."""
-        self._seen: deque[tuple[float, np.ndarray]] = deque()
+        self.seen: deque[tuple[float, np.ndarray]] = deque()
         for i, rate in enumerate(rates):
             self._learn((i + 1 - len(rates)) * interval_s, interval_s, rate)
 
@@ -142,9 +142,9 @@ class Steering:
         self.past.append((time_s, self.averages))
         while self.past[0][0] < time_s - LONGEST_HOLD * self.boot_s:
             self.past.popleft()
-        self._seen.append((time_s, rate))
-        while self._seen[0][0] <= time_s - self.boot_s:
-            change = rate - self._seen.popleft()[1]
+        self.seen.append((time_s, rate))
+        while self.seen[0][0] <= time_s - self.boot_s:
+            change = rate - self.seen.popleft()[1]
             self.changes += (np.outer(change, change) - self.changes) * min(1.0, interval_s / (20 * self.boot_s))
 
     def observe(self, observation: Observation) -> None:
@@ -214,7 +214,7 @@ def steer(state: Steering, settings: PlannerSettings) -> Decision:
         if machines[p] == 0 and not pool.is_function and seen.queued[p].any():
             machines[p] = 1
     ready = seen.ready * np.array([p.slots for p in scenario.pools])
-    routes = tuple(_routes(state, settings, k, levels[k], ready, spot) for k in range(n))
+    routes = tuple(routes_of(state, settings, k, levels[k], ready, spot) for k in range(n))
     reason = f"smoothed {float(smoothed(state.averages, settings).sum()):.1f} requests/s, {sum(machines)} machines"
     return Decision(tuple(machines), routes, state.batches, state.homes.batch_wait_s, reason)
 
@@ -230,7 +230,7 @@ def _spot_share(state: Steering, settings: PlannerSettings) -> float:
     return settings.spot_share * (1 - part) ** settings.spot_caution
 
 
-def _routes(
+def routes_of(
     state: Steering, settings: PlannerSettings, k: int, level: float, ready: np.ndarray, spot: float
 ) -> tuple[Route, ...]:
     """Return the routes of class ``k``: for each model, a free spot slot, else a free one at home, else waiting.

@@ -18,44 +18,36 @@ if TYPE_CHECKING:
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Add ``evaluate`` and ``advise``."""
-    parser = common.add_command(
+    option = common.option
+    common.add_command(
         commands, "evaluate", evaluate, "run policies over traces and scenarios, as published and tuned",
         "evaluate --policies all --traces WITS-twin --scenarios standard,spot --windows 2 --out results/evaluation",
+        option("--policies", "A,B|all", "names, controller files, FILE.py:Class", required=True),
+        option("--traces", "X,Y", "names (traces list) or CSV files", required=True),
+        option("--scenarios", "A,B", "names or TOML files, default standard", "standard"),
+        common.repeated("--scenario-set", "override a key of every scenario (repeatable)"),
+        option("--windows", "N", "windows of each trace's evaluation part, default 1 (intervals need more)", 1,
+               type=int),
+        option("--length-s", "N", "length of a window, default 7200", 7200, type=int),
+        option("--seeds", "N", "seeds 0 to N - 1, default 1", 1, type=int),
+        option("--jobs", "N", "processes, default one a core", 0, type=int),
+        option("--tune", "N", "evaluations that each system is tuned with on training windows, default 40; 0: none", 40,
+               type=int),
+        option("--frontier", None, "also sweep each system's main knob"),
+        option("--ray", "ADDRESS", "run on a Ray cluster (auto, or HOST:PORT)"),
+        option("--out", "DIR", "tables and runs; a second start goes on there", required=True),
     )  # fmt: skip
-    parser.add_argument("--policies", required=True, metavar="A,B|all", help="names, controller files, FILE.py:Class")
-    parser.add_argument("--traces", required=True, metavar="X,Y", help="names (traces list) or CSV files")
-    parser.add_argument("--scenarios", default="standard", metavar="A,B", help="names or TOML files, default standard")
-    parser.add_argument("--scenario-set", action="append", default=[], metavar="KEY=VALUE",
-                        help="override a key of every scenario (repeatable)")  # fmt: skip
-    for name, default, text in (
-        ("windows", 1, "windows of each trace's evaluation part, default 1; intervals need more"),
-        ("length-s", 7200, "length of a window, default 7200"),
-        ("seeds", 1, "seeds 0 to N - 1, default 1"),
-        ("jobs", 0, "processes, default one a core"),
-        ("tune", 40, "evaluations that each system is tuned with on training windows; 0: authors' parameters only"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    parser.add_argument("--frontier", action="store_true", help="also sweep each system's main knob")
-    parser.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster (auto, or HOST:PORT)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="tables and runs; a second start goes on there")
-
-    parser = common.add_command(
+    common.add_command(
         commands, "advise", advise, "say what to run for a trace, an SLO and an accuracy, and what a month of it costs",
         "advise --trace WITS-twin --slo-s 0.5 --accuracy-pct 75 --figure advice.png",
+        option("--trace", "NAME|FILE.csv", "second,requests or arrival_s; unscaled", required=True),
+        option("--slo-s", "S", "latency that every request should keep", type=float, required=True),
+        option("--accuracy-pct", "X", "least top-1 accuracy of an answer", type=float, required=True),
+        option("--scenario", "NAME|FILE.toml", "pools and prices, default spot", "spot"),
+        option("--seed", "N", "default 0", 0, type=int),
+        common.JSON,
+        option("--figure", "OUT.png", "draw it (.png, .pdf or .svg)"),
     )  # fmt: skip
-    parser.add_argument(
-        "--trace", required=True, metavar="NAME|FILE.csv", help="second,requests or arrival_s; unscaled"
-    )
-    parser.add_argument(
-        "--slo-s", type=float, required=True, metavar="S", help="latency that every request should keep"
-    )
-    parser.add_argument(
-        "--accuracy-pct", type=float, required=True, metavar="X", help="least top-1 accuracy of an answer"
-    )
-    parser.add_argument("--scenario", default="spot", metavar="NAME|FILE.toml", help="pools and prices, default spot")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
-    parser.add_argument("--json", action="store_true", help="print one line of JSON last")
-    parser.add_argument("--figure", metavar="OUT.png", help="draw it (.png, .pdf or .svg)")
 
 
 def evaluate(args: argparse.Namespace) -> None:
