@@ -43,9 +43,9 @@ def cost_and_violations(systems: pd.DataFrame, scenarios: Sequence[str] = ("stan
         for policy, row in mean.dropna().iterrows():
             look = policy_style(str(policy)) | {"linestyle": "none", "markersize": 7}
             ax.plot(max(LEAST_PCT, row["slo_violation_pct"]), np.exp(row["log"]), label=policy, **look)
-        ax.set(xscale="log", xlabel="late requests (%)", title=scenario, ylim=(0, None))
+        ax.set(xscale="log", xlabel="late requests (%)", title=scenario)
         ax.axhline(1, color="black", lw=0.8)
-    axes[0, 0].set_ylabel("cost over the bound")
+    axes[0, 0].set(ylabel="cost over the bound", ylim=(0, None))  # after all panels: their axis is one
     return finish(fig, axes[0, 0], ncols=5, fontsize=8)
 
 
