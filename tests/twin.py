@@ -339,7 +339,7 @@ class Twin(Books):
                 if machine.draining and not machine.busy:
                     machine.gone = self.now
         # 10.4: the moves on in order of ids, each with its dispatch; the pool's own dispatch comes last.
-        for visit in sorted((v for service in services for v in service.batch), key=lambda v: (v.id, v.stage)):
+        for visit in sorted((v for service in services for v in service.batch), key=lambda v: (v.id, v.step, v.quantile)):
             visit.done = True
             first = self.moves_on(visit)
             if first is None:
@@ -381,7 +381,7 @@ class Twin(Books):
         else:
             accuracy = visit.accuracy
             self.seen["cascade answered"] += accuracy != self.scenario.models[visit.model].accuracy_pct
-        last = max(parts, key=lambda part: (part.finish, part.stage))
+        last = max(parts, key=lambda part: (part.finish, part.step, part.quantile))
         request.pool, request.model, request.finish, request.cold = last.pool, last.model, last.finish, last.cold
         request.start, request.accuracy = min(part.start for part in parts), accuracy
         self.note("served", last.pool, last.model, last.klass)
@@ -396,10 +396,11 @@ class Twin(Books):
         begin, steps = stages_of(route)[stage_at(route, first)]
         for number, step in enumerate(steps, begin):
             last = number == begin + len(steps) - 1
+            visit.step = number
             if number >= first and (last or step.admit == Admit.ALWAYS or self.accepts(step, visit)):
                 break
         self.seen["overflow in a later stage"] += visit.stage > 0 and number > first
-        visit.step, visit.pool, visit.held = number, step.pool, step.model
+        visit.pool, visit.held = step.pool, step.model
         self.enqueue(visit)
         return visit.pool
 

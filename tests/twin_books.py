@@ -47,9 +47,9 @@ class Visit:
         return self.request.quantile + 1365 * self.stage & 4095
 
     @property
-    def place(self) -> tuple[int, int, int]:
+    def place(self) -> tuple[int, int, int, int]:
         """Rule 5.1, where ids tie 10.3: its place in the order of a queue."""
-        return self.deadline, self.id, self.stage
+        return self.deadline, self.id, self.step, self.quantile
 
 
 @dataclass

@@ -163,7 +163,7 @@ def plan_entry(w, key, pool, k, meta):
     """Note what one more waiting request brings forward while all slots are busy: first finish, own leave."""
     q = queue_of(pool, k)
     at = min(pool.next, root(pool) << 3 | s.FINISH)
-    if q.order == meta >> 26:
+    if q.order == meta >> 14:
         if q.tail - q.head > 1:
             plan_next(w, key, pool)  # it came in front of an older plan's head
             return
@@ -205,7 +205,7 @@ def fits(w, key, pool, k, m, arrived, meta):
             remaining = max(0, pool.sum_end - slots * now)
         if slack < 0:
             return False
-        work = work_ahead(w, pool, deadline, meta >> 26) + remaining
+        work = work_ahead(w, pool, deadline, meta >> 14) + remaining
         if slack < 1 << 40:  # as below, without a division
             return wait <= slack and work < (slack + 1) * slots
         return max(wait, work // slots) <= slack
@@ -229,7 +229,7 @@ def accepts(w, key, k, step, arrived, meta):
 def admit(w, key, k, r, i, arrived, ident, ticket, combo):
     """Offer a request to the steps of its stage from step i on; the last one always accepts.
 
-    ``combo``: of the route, in the decision in force; a constant -1 makes the compiled code one of plain routes.
+    ``combo``: of the route, where it is a cascade now; a constant -1 makes the compiled code one of plain routes.
     """
     now = key >> 3
     step = s.step_of(w, k, r, i)
@@ -325,7 +325,7 @@ def refill(w, stop):
 @routine
 def admit_to_stage(w, key, k, r, i, arrived, ident, ticket):
     """Offer a request to the steps of its stage from step i on, whatever its route."""
-    admit(w, key, k, r, i, arrived, ident, ticket, route_of(w, k, r).combo)
+    admit(w, key, k, r, i, arrived, ident, ticket, s.cascade_of(w, k, r))
 
 
 @routine
@@ -371,8 +371,8 @@ def move_on(w, key, pool):
     while pool.onward > 0 and item(pool.onward_at, 0, s.PASSING).at <= key >> 3:
         x = pop_onward(pool)
         k, r, i, meta, arrived, ticket = x.k, x.meta & 63, (x.meta >> 26) & 63, x.meta, x.arrived, x.ticket
-        n_steps = route_of(w, k, r).n_steps if r < class_of(w, k).n_routes else 0
-        if i < n_steps and s.step_of(w, k, r, i).end < n_steps:
+        n_steps = route_of(w, k, r).n_steps if r < class_of(w, k).n_routes and s.cascade_of(w, k, r) >= 0 else 0
+        if i < n_steps and s.step_of(w, k, r, i).pool == pool.index and s.step_of(w, k, r, i).end < n_steps:
             ticket_of(w, ticket).stage += 1
             admit_to_stage(w, key, k, r, s.step_of(w, k, r, i).end, arrived, next_stage(meta), ticket)
         else:

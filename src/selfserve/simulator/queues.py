@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from selfserve.simulator.jit import ints, kernel
-from selfserve.simulator.state import NEVER, class_of, combo_of, model_of, queue_of, route_of, step_of, waiter_of
+from selfserve.simulator.state import (
+    NEVER,
+    cascade_of,
+    class_of,
+    combo_of,
+    model_of,
+    queue_of,
+    route_of,
+    step_of,
+    waiter_of,
+)
 
 
 @kernel
 def enqueue(w, now, pool, k, arrived, meta, ticket):
-    """Put a request into a pool's queue, in id order inside its class (one that comes back is older than others)."""
+    """Put a request into a pool's queue, in the order of ids inside its class (one that comes back is older than others).
+
+    Where ids tie, bits 14 and up of the meta have step and quantile in the order of rule 10.3.
+    """
     q, work = queue_of(pool, k), ints(pool.work_at)[model_of(meta)]
     i = q.tail
     q.tail += 1
     q.area -= now
-    while i > q.head and waiter_of(q, i - 1).meta >> 26 > meta >> 26:
+    while i > q.head and waiter_of(q, i - 1).meta >> 14 > meta >> 14:
         before, here = waiter_of(q, i - 1), waiter_of(q, i)
         here.arrived, here.meta, here.work, here.ticket = before.arrived, before.meta, before.work + work, before.ticket
         i -= 1
@@ -49,18 +62,18 @@ def note_head(w, pool, k):
     if q.head == q.tail:
         return
     head = waiter_of(q, q.head)
-    q.first, q.order, q.model = head.arrived + q.slo, head.meta >> 26, model_of(head.meta)
+    q.first, q.order, q.model = head.arrived + q.slo, head.meta >> 14, model_of(head.meta)
     r, s = head.meta & 63, (head.meta >> 26) & 63
     if r >= class_of(w, k).n_routes:
         return
-    q.combo = route_of(w, k, r).combo
     if s >= route_of(w, k, r).n_steps:
         return
     step = step_of(w, k, r, s)
-    if q.combo >= 0:
-        q.unsure = combo_of(w, q.combo).unsure[step.stage]
     if step.pool != pool.index:
         return  # the decision in force has another step there (rule 5.2)
+    q.combo = cascade_of(w, k, r)
+    if q.combo >= 0:
+        q.unsure = combo_of(w, q.combo).unsure[step.stage]
     if s + 1 < step.end and step.slack != -NEVER:
         q.leave_at = q.first - step.slack
     if step.late_model >= 0 and not pool.is_function:
@@ -88,7 +101,7 @@ def work_ahead(w, pool, deadline, order):
         while low < high:
             middle = (low + high) >> 1
             at = waiter_of(q, middle)
-            if at.arrived + q.slo < deadline or (at.arrived + q.slo == deadline and at.meta >> 26 < order):
+            if at.arrived + q.slo < deadline or (at.arrived + q.slo == deadline and at.meta >> 14 < order):
                 low = middle + 1
             else:
                 high = middle

@@ -136,6 +136,13 @@ def combo_of(w, i):
 
 
 @kernel
+def cascade_of(w, k, r):
+    """Return the combination of a route that is a cascade in the decision in force, -1 where it is none."""
+    combo = route_of(w, k, r).combo
+    return combo if combo >= 0 and combo_of(w, combo).also == 0 else -1
+
+
+@kernel
 def model_of(meta):
     """Return the model a waiting request holds."""
     return (meta >> 6) & 255
