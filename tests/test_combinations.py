@@ -10,6 +10,7 @@ import pytest
 from cases import Scripted, pool_of, scenario_of, steady, workload_of
 from scipy.stats import norm
 
+from selfserve.bound import bound, oracle_for
 from selfserve.correctness import combine, combined
 from selfserve.errors import InputError
 from selfserve.protocol import Decision, Route, Step, Then
@@ -125,3 +126,32 @@ def test_what_cannot_be_is_refused(steps: Sequence[Step], message: str) -> None:
     scenario = scenario_of(pool_of("vm", [1.0, 1.0, 1.0]))
     with pytest.raises(InputError, match=message):
         simulate(scenario, workload_of([1]), steady((1,), Route(tuple(steps))))
+
+
+def test_the_bound_may_use_what_a_run_used_and_no_more() -> None:
+    """A cascade that reaches a floor that no model reaches never costs less than its own bound."""
+    pool = pool_of("vm", [0.05, 0.5, 1.0])
+    scenario = replace(scenario_of(pool, slos_s=(20.0,)), correctness=CorrectnessPhysics(0.2, 0.95))
+    route = unsure(0.3, (0, 0), (0, 2))
+    wanted = replace(scenario.classes[0], min_accuracy_pct=combined(scenario, route) - 0.01)
+    scenario = replace(scenario, classes=(wanted,))
+    workload = workload_of([20] * 600)
+    result = simulate(scenario, workload, steady((8,), route))
+    assert result.summary["slo_violation_pct"] == 0.0
+    (combo,) = result.combos
+    assert sum(combo.ended) == result.summary["answered"] and result.mixed.sum() == 0
+    assert combo.ended[1] / sum(combo.ended) == pytest.approx(0.3, abs=0.02)
+    own = oracle_for(result, workload, scenario).certificate_usd
+    assert 0.4 * result.summary["cost_usd"] < own <= result.summary["cost_usd"]
+    with pytest.raises(InputError, match="reaches min_accuracy_pct"):  # no single model is as good
+        bound(workload, scenario)
+
+
+def test_answers_between_two_combinations_are_counted_apart() -> None:
+    """Where every decision has other models, answers that began under one and ended under another are in none."""
+    scenario = scenario_of(pool_of("vm", [0.5, 0.5, 0.5, 0.5]), slos_s=(50.0,))
+    changing = [Decision((9,), ((unsure(1.0, (0, i), (0, i + 1)),),)) for i in (0, 1, 2)] * 20
+    result = simulate(scenario, workload_of([5] * 40), Scripted(*changing))
+    counted = sum(sum(c.ended) for c in result.combos)
+    assert result.mixed.sum() > 0 and counted > 0
+    assert counted + result.mixed.sum() == result.summary["answered"]

@@ -11,17 +11,17 @@ import twin_stages
 from cases import make_pool
 from page_cases import Side, case, times
 from scipy.stats import multivariate_normal, norm
-from twin_cases import twin_of
+from twin_cases import simulated, twin_of
 from twin_draws import bits, draw, spread
 
 from selfserve.protocol import Admit, Decision, Route, Step, Then
 from selfserve.scenario import NS, CorrectnessPhysics, Pool, ServicePhysics, SpotPhysics, Storm, to_ns
 
-SIDES = [twin_of]
+SIDES = [twin_of, simulated]
 UNSURE, ALSO = Then.IF_UNSURE, Then.ALSO
 
 
-@pytest.fixture(params=SIDES, ids=["twin", "simulator"][: len(SIDES)])
+@pytest.fixture(params=SIDES, ids=["twin", "simulator"])
 def side(request: pytest.FixtureRequest) -> Side:
     return request.param
 

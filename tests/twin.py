@@ -339,7 +339,8 @@ class Twin(Books):
                 if machine.draining and not machine.busy:
                     machine.gone = self.now
         # 10.4: the moves on in order of ids, each with its dispatch; the pool's own dispatch comes last.
-        for visit in sorted((v for service in services for v in service.batch), key=lambda v: (v.id, v.step, v.quantile)):
+        visits = (v for service in services for v in service.batch)
+        for visit in sorted(visits, key=lambda v: (v.id, v.step, v.quantile)):
             visit.done = True
             first = self.moves_on(visit)
             if first is None:

@@ -1,8 +1,8 @@
 """Random small cases on which the simulator and its twin must agree, and the comparison itself.
 
 ``python tests/twin_cases.py 1000`` compares on the first thousand cases and says what they covered;
-``python tests/twin_cases.py 17 18`` shows cases 17 up to 18. With ``--stages`` every third case (numbers 2, 5, 8, ..)
-has cascades and ensembles.
+``python tests/twin_cases.py 17 18`` shows cases 17 up to 18. Every third case (numbers 2, 5, 8, ..) has cascades and
+ensembles.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Case:
 class Maker:
     """Draws one case; in half of them all times are multiples of a quarter second, so that events collide."""
 
-    def __init__(self, number: int, stages: bool):
-        self.number, self.rng, self.staged = number, random.Random(number), stages and number % 3 == 2
+    def __init__(self, number: int):
+        self.number, self.rng, self.staged = number, random.Random(number), number % 3 == 2
         self.grid = self.rng.random() < 0.5
         self.models = self.rng.randint(1, 3) + self.staged
         self.classes = self.rng.randint(1, 3)
@@ -251,9 +251,9 @@ class Maker:
         )
 
 
-def make_case(number: int, stages: bool = False) -> Case:
-    """Case ``number``, always the same; a third of them are others if there are to be cascades and ensembles."""
-    return Maker(number, stages).case()
+def make_case(number: int) -> Case:
+    """Case ``number``, always the same."""
+    return Maker(number).case()
 
 
 def run_simulator(case: Case) -> tuple[Result, list[Observation]]:
@@ -361,13 +361,11 @@ def show(case: Case) -> str:
 
 def main(arguments: list[str]) -> int:
     """Compare cases [first, last); with both given, show them too."""
-    stages = "--stages" in arguments
-    arguments = [argument for argument in arguments if argument != "--stages"]
     first, last = (int(arguments[0]), int(arguments[1])) if len(arguments) > 1 else (0, int(arguments[0]))
     seen: Counter[str] = Counter()
     requests = failures = 0
     for number in range(first, last):
-        case = make_case(number, stages)
+        case = make_case(number)
         if len(arguments) > 1:
             print(show(case))
         mine = twin_of(case)

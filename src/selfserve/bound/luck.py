@@ -12,7 +12,8 @@ In the relaxation's terms: a batch led by a request with draw x works x times as
 each of its requests at no more than that work (``certificate``), so what it pays for is x times their worth, and the
 bound counts c times: hence all requests, limits of waiting and accuracy rows are scaled by c, and x by x the argument
 above applies. A request answered too late is credited nothing; an interrupted batch that starts again has its old
-draw, which is then known to be long, which only raises what it pays.
+draw, which is then known to be long, which only raises what it pays. The later stages of a combination have draws that
+are known from its first one: they are not credited by the mean at all (``options.stage_options``).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.short_slots import piecewise_prices, short_slot_s
 from selfserve.bound.solver import Solution, solve
 from selfserve.errors import InputError
+from selfserve.protocol import Then
 from selfserve.scenario import Scenario
 from selfserve.simulator.draws import lognormal_table
 from selfserve.workload import Workload
@@ -245,21 +246,42 @@ def bound(
     return Bound(max(x.usd, certificate), certificate, effort, seconds, split, case.violations, r, x, scenario)
 
 
+def combos_of(result: Result) -> list[Combo]:
+    """Return the combinations that answered in time in a run, each with the stages its answers took.
+
+    Answers whose stages were of more than one combination are in none of them (``Result.mixed``).
+    """
+    found = []
+    for c in result.combos:
+        total = sum(c.ended)
+        entered = np.cumsum(np.array(c.ended)[::-1])[::-1] / max(1, total)
+        visits = np.ones(len(c.stages)) if c.then == Then.ALSO else entered
+        if total:
+            models = tuple(places[0][1] for places in c.stages)
+            found.append(Combo(c.cls, models, tuple(visits.tolist()), c.accuracy_pct))
+    return found
+
+
 def oracle_for(result: Result, workload: Workload, scenario: Scenario) -> Bound:
     """Bound what a run had to pay at least, given its own violations and the accuracy that it reached, on all pools.
 
     ``cost_to_oracle`` is the run's cost over this ``certificate_usd``, hence at least 1. The prices of the bound
     without violations prove a bound with them too, and all runs of a window share that; where they prove too little,
-    the bound is solved for this run.
+    or where the run used cascades or ensembles, which the bound then may use too, the bound is solved for this run.
     """
     totals = result.class_totals
     given_up = (totals["late_or_below"] + totals["rejected"]).to_numpy(dtype=float)
+    combos = combos_of(result)
+    if combos:
+        given_up = given_up + result.mixed
     shares = (given_up / np.maximum(1.0, totals["requests"].to_numpy(dtype=float))).tolist()
     accuracy: dict[int, np.ndarray] = {}
     for k, c in enumerate(scenario.classes):
         mine = result.windows[result.windows["class"] == c.name].sort_values("start_s")
         if c.mean_accuracy_pct is not None:
             accuracy[k] = (mine["accuracy_sum"] / mine["answers"].clip(lower=1)).to_numpy(dtype=float)
+    if combos:
+        return bound(workload, scenario, result.seed, violations=shares, accuracy=accuracy, combos=combos)
     proven = 0.0
     try:
         strict = bound(workload, scenario, result.seed)

@@ -107,10 +107,16 @@ def class_options(
 
 
 def stage_options(scenario: Scenario, combo: Combo, kinds: list[Kind], allowed: Collection[int]) -> list[list[Option]]:
-    """Return the options of each stage of a combination; the class's floor holds for the whole of it."""
+    """Return the options of each stage of a combination; the class's floor holds for the whole of it.
+
+    The draw of a first stage gives those of the later ones away (physics rule 10.3), so a policy might choose by them:
+    later stages count with the luckiest draw instead of with the mean and its luck (``luck``).
+    """
     wanted = replace(scenario.classes[combo.cls], min_accuracy_pct=0.0)
     every = class_options(scenario, wanted, kinds, allowed)
-    return [[o for o in every if o.model == model] for model in combo.models]
+    sure = int(lognormal_table(scenario.service.spread)[0]) / UNIT
+    stages = [[o for o in every if o.model == model] for model in combo.models]
+    return stages[:1] + [[replace(o, work_s=o.work_s * sure, usd=o.usd * sure) for o in mine] for mine in stages[1:]]
 
 
 def prune(options: list[Option], needs_mean: bool) -> list[Option]:

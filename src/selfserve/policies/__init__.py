@@ -31,6 +31,8 @@ _BUILT_IN = {
     "paragon": "paragon:Paragon",
     "inferall": "inferall:InferAll",
     "infaas": "infaas:INFaaS",
+    "tolerance_tiers": "tolerance_tiers:ToleranceTiers",
+    "cocktail": "cocktail:Cocktail",
     "proteus": "proteus:Proteus",
     "forecast_milp": "forecast_milp:ForecastMilp",
     "mark": "mark:Mark",

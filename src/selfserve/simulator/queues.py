@@ -18,7 +18,7 @@ from selfserve.simulator.state import (
 
 @kernel
 def enqueue(w, now, pool, k, arrived, meta, ticket):
-    """Put a request into a pool's queue, in the order of ids inside its class (one that comes back is older than others).
+    """Put a request into a pool's queue, by id inside its class (one that comes back is older than others).
 
     Where ids tie, bits 14 and up of the meta have step and quantile in the order of rule 10.3.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class Result:
     """[P] dollars."""
     combos: tuple[Combo, ...] = ()
     """The cascades and ensembles that the policy used, in order of first use."""
+    mixed: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[K] scored answers in time whose stages were of more than one combination, as the decision changed."""
     requests: pd.DataFrame | None = None
     decisions: pd.DataFrame | None = None
 
@@ -275,7 +277,11 @@ def collect(simulator: Simulator, policy: str, log: DecisionLog | None) -> Resul
         invocations=w.functions["invocations"].copy(),
         answered=w.answered.copy(),
         cost_usd=cost,
-        combos=tuple(w.combos),
+        combos=tuple(
+            replace(c, ended=tuple(row["ended"][: len(c.stages)].tolist()))
+            for c, row in zip(w.combos, w.combo_rows(), strict=True)
+        ),
+        mixed=w.classes["mixed"].copy(),
         requests=None if w.rows is None else _requests(w, scenario),
         decisions=None if log is None else log.frame(),
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from selfserve.simulator.books import book_answer, regrade
 from selfserve.simulator.draws import U, draw
 from selfserve.simulator.jit import item, kernel, routine
-from selfserve.simulator.state import FINISH, NEVER, PASSING, TICKET, combo_of, pool_of
+from selfserve.simulator.state import FINISH, NEVER, PASSING, TICKET, class_of, combo_of, mark_of, pool_of
 
 QUANTILE_STEP = 1365
 """From one stage's service quantile to the next one's (rule 10.3)."""
@@ -25,7 +25,7 @@ def open_ticket(w, start):
     t = ticket_of(w, number)
     w.free_ticket = t.next
     w.tickets += 1
-    t.also, t.stage, t.start, t.finish = 0, 0, start, -1
+    t.also, t.stage, t.start, t.finish, t.models = 0, 0, start, -1, 0
     return number
 
 
@@ -45,6 +45,17 @@ def next_stage(meta):
     return meta >> 32 << 32 | quantile << 14
 
 
+@kernel
+def count_way(w, t, k):
+    """Count which stages an answer took, for the bound: those of its combination, or of several."""
+    combo = combo_of(w, max(0, t.grade - w.n_models))
+    last = combo.stages - 1 if t.also else t.stage
+    if t.grade >= w.n_models and last < combo.stages and t.models == combo.models[last]:
+        combo.ended[t.stage] += 1
+    else:
+        class_of(w, k).mixed += 1
+
+
 @routine
 def close_ticket(w, number, k, arrived, meta):
     """Book the answer of a request of several stages (rule 10.7)."""
@@ -52,6 +63,8 @@ def close_ticket(w, number, k, arrived, meta):
     book_answer(w, pool_of(w, t.pool), t.model, k, arrived, meta >> 32, t.start, t.finish, t.cold, t.grade)
     if t.grade != t.model:
         regrade(w, t.model, k, arrived, t.finish, t.grade)
+    if arrived >= w.warmup and t.finish - arrived <= class_of(w, k).slo:
+        count_way(w, t, k)
     t.next, w.free_ticket = w.free_ticket, number
     w.tickets -= 1
 
@@ -64,7 +77,7 @@ def serve_stage(w, pool, m, k, arrived, meta, ticket, combo, unsure, start, fini
     """
     number = open_ticket(w, start) if ticket < 0 else ticket
     t, step = ticket_of(w, number), meta >> 14  # with the quantile behind it, as in rule 10.3
-    t.start = min(t.start, start)
+    t.start, t.models = min(t.start, start), t.models + mark_of(m)
     if finish > t.finish or (finish == t.finish and step > t.step):
         t.finish, t.pool, t.model, t.step, t.cold = finish, pool.index, m, step, cold
     if t.also:

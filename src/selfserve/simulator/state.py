@@ -66,14 +66,18 @@ FUNCTION = record(
 ROUTES, STEPS = 8, 12
 """Routes a class and steps a route that a world can hold."""
 
-CLASS = record("slo n_routes scored histogram_at windows_at window_ns window_from window")
+CLASS = record("slo n_routes scored histogram_at windows_at window_ns window_from window mixed")
+"""``mixed``: scored answers in time whose stages were of more than one combination."""
 ROUTE = record("threshold n_steps combo")
 """``combo``: how the stages of the route combine, -1 for a plain route."""
 STEP = record("pool model admit slack late_model late_slack stage end")
 """``stage``: number of its stage; ``end``: first step after it."""
-COMBO = record("also stages grade", unsure=("i8", STEPS))
-"""A cascade or ensemble (rule 10): how it scores, and in units of 1/65536 how often each of its stages is unsure."""
-TICKET = record("also stage left start finish pool model step cold grade next")
+COMBO = record("also stages grade", unsure=("i8", STEPS), models=("i8", STEPS), ended=("i8", STEPS))
+"""A cascade or ensemble (rule 10): how it scores, and in units of 1/65536 how often each of its stages is unsure.
+
+``models``: :func:`mark_of` the models up to each stage, summed; ``ended``: scored answers in time after each stage.
+"""
+TICKET = record("also stage left start finish pool model step cold grade models next")
 """What is known of a request that several stages serve; ``next``: the next free ticket, if this one is."""
 NO_SLACK = -NEVER
 
@@ -140,6 +144,15 @@ def cascade_of(w, k, r):
     """Return the combination of a route that is a cascade in the decision in force, -1 where it is none."""
     combo = route_of(w, k, r).combo
     return combo if combo >= 0 and combo_of(w, combo).also == 0 else -1
+
+
+@kernel
+def mark_of(m):
+    """Return a number of which sums over different sets of models differ: 33^m modulo 2^64."""
+    mark = 1
+    for _ in range(m):
+        mark *= 33
+    return mark
 
 
 @kernel

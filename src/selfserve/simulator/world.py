@@ -293,6 +293,10 @@ class World:
                     row = step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s), numbers[i], ends[i]
                     self.steps[k, r, i] = row
 
+    def combo_rows(self) -> np.ndarray:
+        """Return what is counted of each of ``combos``."""
+        return self._kept.get("combos_at", np.zeros(0, s.COMBO))
+
     def _combo(self, k: int, route: Route) -> int:
         """Return the number of a way of several stages for class k; a new one is a grade more in the books."""
         found, parts = combination(self._scenario, route), stages(route)
@@ -309,7 +313,8 @@ class World:
             table[:n] = self._kept["combos_at"]
         also = combo.then == Then.ALSO
         unsure = np.pad(found.unsure, (0, s.STEPS - len(parts)))
-        table[n] = (also, len(parts), models + n, unsure)
+        marks = np.cumsum([pow(33, part[0].model, 2**64) for part in parts], dtype=np.uint64).view(np.int64)
+        table[n] = (also, len(parts), models + n, unsure, np.pad(marks, (0, s.STEPS - len(parts))), 0)
         self._point("combos_at", table)
         self.head["n_combos"], self.head["most_stages"] = n + 1, max(self["most_stages"], len(parts) if also else 1)
         return n
@@ -327,6 +332,8 @@ class Combo:
     pass_on: tuple[float, ...]
     """Probability that a stage passes on what all before it passed on (an ensemble: zeros)."""
     accuracy_pct: float
+    ended: tuple[int, ...] = ()
+    """Scored answers in time that it gave after each stage (an ensemble: all under the first)."""
 
 
 @kernel
