@@ -135,10 +135,20 @@ class Pilot:
             "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
             "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
             "leave_margin": factor * (c["leave"] + c["leave_by_spread"] * spread), "cold_margin": c["cold"],
-            "spot_share": c["spot_share"], "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
+            "spot_share": self._spot_share(c["spot_share"]), "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
             "late_binding": factor * c["late_binding"],
         }  # fmt: skip
         return np.stack([found[name] for name in AT], axis=1)
+
+    def _spot_share(self, share: np.ndarray) -> np.ndarray:
+        """Return the share for spot machines that leaves whole machines at home, [E].
+
+        Machines are rounded up: of five, a twentieth at home would be a whole one, at the price of three on the spot
+        market. A quarter of a machine less than whole keeps it whole when the load rises a little.
+        """
+        load = np.maximum(self.flock.slow(), 1e-9)
+        home = np.rint((1 - share) * load)
+        return np.where(home > 0, 1 - np.minimum(1.0, np.maximum(home - 0.25, 0.0) / load), 1.0)
 
     def orders(self) -> Orders:
         """Return what the formulas decide."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +33,8 @@ MARGIN = 0.01
 """Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""
 CANDIDATES = 16
 EVERY_S = 3600.0
+ADOPT_S = 300.0
+"""A search may take this long; its outcome holds from then on."""
 HOURS_KEPT_S = 7200
 LEAST_S = 1500
 """Shorter pasts are not replayed: ten minutes of warm-up leave nothing to compare."""
@@ -93,6 +96,62 @@ class Corrected(Pilot):
         seen = self.flock.observations(self.action)
         self.action = self.action + FILTER * (forward(self.layers, seen) - self.action)
         return self.flock.decide(*self.flock.corrected(self.action))
+
+
+class SelfTuned(Corrected):
+    """Corrected formulas whose multipliers are retuned, world by world, by replaying each world's last hours.
+
+    A search begins every ``EVERY_S`` in a thread of its own and its outcome holds from ``ADOPT_S`` later on: decisions
+    never wait for it in a live run, and a simulated run is the same however long it takes.
+    """
+
+    def __init__(self, flock: Flock, replay: Replay, layers: Layers = (), values: np.ndarray | None = None) -> None:
+        super().__init__(flock, layers, values)
+        self._replay, self._thread = replay, ThreadPoolExecutor(max_workers=1, thread_name_prefix="self-tuning")
+        self._past = [[np.asarray(c.history, float)[-HOURS_KEPT_S:]] for c in flock.cases]
+        self._search: Future[list[tuple[np.ndarray, str]]] | None = None
+        self._next_s = EVERY_S
+        self.notes = self._adopt(self._retuned(self.values))
+
+    def observe(self, seen: Seen) -> None:
+        """Take in the interval that just ended; begin a search or adopt its outcome when that is due."""
+        for past, arrivals in zip(self._past, seen.arrivals, strict=True):
+            second = arrivals.sum() / max(1.0, seen.interval_s)
+            past.append(np.full(round(seen.interval_s), second))
+        self.notes = [""] * len(self._past)
+        if self._search is None and seen.time_s >= self._next_s:
+            self._search = self._thread.submit(self._retuned, self.values)
+        if self._search is not None and seen.time_s >= self._next_s + ADOPT_S:
+            self.notes, self._search = self._adopt(self._search.result()), None
+            self._next_s += EVERY_S
+        super().observe(seen)
+
+    def _adopt(self, found: list[tuple[np.ndarray, str]]) -> list[str]:
+        self.values = np.stack([values for values, _ in found])
+        return [note for _, note in found]
+
+    def _retuned(self, values: np.ndarray) -> list[tuple[np.ndarray, str]]:
+        """Return each world's multipliers, and the reason, after replaying its last hours under other ones."""
+        found = []
+        for case, past, now in zip(self.flock.cases, self._past, values, strict=True):
+            load = np.concatenate(past)[-HOURS_KEPT_S:]
+            past[:] = [load]
+            found.append(retuned(case.scenario, load, now, self._replay, self.layers))
+        return found
+
+
+def retuned(
+    scenario: Scenario, load: np.ndarray, now: np.ndarray, replay: Replay, layers: Layers
+) -> tuple[np.ndarray, str]:
+    """Return the multipliers that a replay of ``load`` finds better than the present ones by a margin, and why."""
+    if len(load) < LEAST_S or not load.any():
+        return now, ""
+    tried = search(now, seed=len(load))
+    found = replay(scenario, load, tried, layers)
+    best, gain = int(np.argmin(found)), float(found[0] - found.min())
+    if gain > MARGIN:
+        return tried[best], f"; retuned, replay {gain:.1%} cheaper"
+    return now, f"; constants kept, replay finds {gain:.1%}"
 
 
 def search(now: np.ndarray, seed: int, candidates: int = CANDIDATES) -> np.ndarray:

@@ -108,6 +108,7 @@ class Case:
         self, scenario: Scenario, history: np.ndarray, interval_s: float, settings: PlannerSettings | None = None
     ) -> None:
         self.scenario, self.interval_s, self.settings = scenario, interval_s, settings or PlannerSettings()
+        self.history = history
         self.state = state = Steering(scenario, history, interval_s)
         pools, n, grid = scenario.pools, len(scenario.classes), np.arange(LEVELS) / (LEVELS - 1)
         self.homes, self.has_spot = np.array(state.homes.pool_of), float(state.spots is not None)

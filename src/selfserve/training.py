@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from selfserve.environment import Course, Episode, Task
 from selfserve.features import AT, NUMBERS, Case, Flock, Orders, Seen
-from selfserve.situations import Split, sample
+from selfserve.scenario import Storm
+from selfserve.situations import Split, distribution, sample
 from selfserve.vector import Road
 
 TARGET_PCT = 0.1
@@ -203,18 +204,26 @@ REPLAY_MACHINES = 5.0
 """Size to which a load is thinned for replay: a request-level replay costs by the request."""
 
 
+def _storm(begin_s: float) -> Storm:
+    """Return a storm in the middle of what ``distribution.toml`` draws from."""
+    given = distribution()["spot"]
+    rows = [given[f"storm_{key}"] for key in ("length_s", "interruptions_per_hour", "refused_share")]
+    return Storm(begin_s, *(float(np.sqrt(r["low"] * r["high"])) for r in rows))
+
+
 def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> np.ndarray:
     """Return the objective [N] of each set of multipliers [N, C] on a load [seconds]; see ``controller.Replay``.
 
-    The first half of the load is the history. The share of the classes is the stated one, spot storms are not known.
+    The first quarter of the load is the history. The share of the classes is the stated one. When spot storms come is
+    not known: the load meets one storm, of the middle of the ranges of training situations.
     """
     from selfserve.controller import Corrected
     from selfserve.traces import make_trace
     from selfserve.workload import make_workload
 
     known = replace(scenario, load_machines=min(scenario.load_machines or REPLAY_MACHINES, REPLAY_MACHINES))
-    known = replace(known, rate_scale=None, spot=replace(scenario.spot, storms=()))
     start = len(load) // 4
+    known = replace(known, rate_scale=None, spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)))
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
     case = Case(known, workload.history, known.interval_s)
     played = [Episode("replay", known, workload, 0, case)] * len(tried)
