@@ -69,7 +69,7 @@ def test_decides_in_little_time_and_repeats(tmp_path):
             machines.append(decision.machines)
             seen = simulator.advance(decision)
         runs.append(machines)
-        assert np.median(times) < 3e-3
+        assert np.median(times) < 1e-3
     assert runs[0] == runs[1] and len(set(runs[0])) > 1
 
 
@@ -94,7 +94,9 @@ def test_self_tuning_accepts_only_what_the_replay_finds_better():
     def found(gain):
         def replay(scenario, load, tried, layers):
             asked.append(tried)
-            return np.where(np.arange(len(tried)) == 3, -gain, 0.0)
+            if len(tried) == 2:
+                return np.array([0.0, -gain])
+            return np.where(np.arange(len(tried)) % 4 == 3, 0.0, 1.0)
 
         return replay
 
@@ -104,7 +106,8 @@ def test_self_tuning_accepts_only_what_the_replay_finds_better():
         policy.replay = found(gain)
         policy.reset(scenario, history)
         np.testing.assert_array_equal(asked[-1][0], multipliers())
-        np.testing.assert_array_equal(policy.values, asked[-1][3] if changed else multipliers())
+        np.testing.assert_allclose(asked[-1][1], asked[-2][3::4].mean(axis=0))
+        np.testing.assert_array_equal(policy.pilot.values[0], asked[-1][1] if changed else multipliers())
         reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
         assert ("retuned" if changed else "kept") in reason
 
@@ -128,3 +131,44 @@ def test_a_rollout_is_the_simulators_run():
     alone = simulate(played[0].scenario, played[0].workload, make_policy("tuned", batch_share=0.0), played[0].seed)
     assert got.violation_pct[0] == pytest.approx(alone.summary["slo_violation_pct"], abs=0.3)
     assert 0.5 < got.cost[0] < 5
+
+
+def test_what_self_tuning_finds_holds_from_a_fixed_time_on():
+    """A search begins on the hour and holds five minutes later, however long it takes; a run repeats."""
+    scenario, _ = small()
+    whole = sample("train", 3, machines=5, twins=True).workload(0)
+    workload = replace(whole, seconds=4200, counts=whole.counts[:4200])
+
+    def replay(scenario, load, tried, layers):
+        return np.where(np.arange(len(tried)) > 0, -0.5, 0.0)
+
+    changes = []
+    for _ in range(2):
+        policy, simulator, values = controller.Controller(), Simulator(scenario, workload, 10.0), []
+        policy.replay = replay
+        seen = simulator.reset(0)
+        policy.reset(scenario, workload.history)
+        while not simulator.done:
+            decision = policy.decide(seen)
+            values.append((seen.time_s, *policy.pilot.values[0]))
+            if seen.time_s > 0 and "retuned" in decision.reason:
+                changes.append(seen.time_s)
+            seen = simulator.advance(decision)
+    assert changes == [controller.EVERY_S + controller.ADOPT_S] * 2
+
+
+def test_a_net_keeps_still_where_an_observation_is_out_of_range():
+    scenario, workload = small()
+    flock = Flock([Case(scenario, workload.history, 10.0)])
+    pilot = controller.Corrected(
+        flock, [(np.ones((len(ACTIONS), len(OBSERVATIONS)), np.float32), np.ones(15, np.float32))]
+    )
+    first = Seen.one(Simulator(scenario, workload, 10.0).reset(0))
+    pilot.observe(first)
+    pilot.orders()
+    assert (pilot.action != 0).any() and pilot.notes == [""]
+    pilot.observe(replace(first, time_s=10.0, interval_s=10.0, arrivals=first.arrivals + 1e9))
+    before = np.abs(pilot.action).sum()
+    pilot.orders()
+    assert controller.OUT_OF_RANGE in pilot.notes[0]
+    assert np.abs(pilot.action).sum() < before

@@ -135,7 +135,8 @@ class Pilot:
             "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
             "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
             "leave_margin": factor * (c["leave"] + c["leave_by_spread"] * spread), "cold_margin": c["cold"],
-            "spot_share": self._spot_share(c["spot_share"]), "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
+            "spot_share": self._spot_share(c["spot_share"]),
+            "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
             "late_binding": factor * c["late_binding"],
         }  # fmt: skip
         return np.stack([found[name] for name in AT], axis=1)

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from selfserve.analytic import NAMES, Pilot, multipliers
+from selfserve.analytic import NAMES, Pilot
 from selfserve.errors import InputError
-from selfserve.features import ACTIONS, FILTER, OBSERVATIONS, Case, Flock, Orders, Seen
+from selfserve.features import ACTIONS, FARTHEST, FILTER, OBSERVATIONS, Case, Flock, Orders, Seen
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
@@ -29,9 +29,10 @@ Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weights [out, in] and biases [out] of each layer, float32."""
 Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers], np.ndarray]
 """From scenario, load [seconds], candidates' multipliers [N, C] and net to each candidate's objective [N]."""
+OUT_OF_RANGE = "formulas alone: an observation is out of range"
 MARGIN = 0.01
 """Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""
-CANDIDATES = 16
+CANDIDATES, RECOMBINED = 16, 4
 EVERY_S = 3600.0
 ADOPT_S = 300.0
 """A search may take this long; its outcome holds from then on."""
@@ -39,10 +40,13 @@ HOURS_KEPT_S = 7200
 LEAST_S = 1500
 """Shorter pasts are not replayed: ten minutes of warm-up leave nothing to compare."""
 SEARCHED = {
-    "headroom": 0.06, "safety": 0.4, "fast": 0.15, "weight": 0.2, "hold": 1.2, "spot_share": 0.15,
-    "spot_headroom": 0.12, "spot_caution": 0.8,
+    "headroom": 0.06, "safety": 0.4, "fast": 0.15, "trust": 0.2, "slow": 0.8, "weight": 0.2, "hold": 1.2, "drain": 0.6,
+    "leave": 0.08, "cold": 0.2, "late_binding": 0.3,
 }  # fmt: skip
-"""Multipliers that self-tuning searches, with the standard deviation of its candidates."""
+"""Multipliers that self-tuning searches, with the standard deviation of its candidates.
+
+Those of spot machines are left out: a few past hours do not show what insurance against the next storm is worth.
+"""
 
 
 def forward(layers: Layers, observations: np.ndarray) -> np.ndarray:
@@ -88,14 +92,30 @@ class Corrected(Pilot):
     def __init__(self, flock: Flock, layers: Layers = (), values: np.ndarray | None = None) -> None:
         super().__init__(flock, values)
         self.layers, self.action = layers, np.zeros((flock.shape[0], len(ACTIONS)))
+        self.notes = [""] * flock.shape[0]
+        """Of each world, what there is to say about the last interval."""
+
+    def observe(self, seen: Seen) -> None:
+        """Take in the interval that just ended."""
+        if seen.time_s > 0:
+            self.notes = [""] * len(self.notes)
+        super().observe(seen)
 
     def orders(self) -> Orders:
         """Return what the corrected formulas decide."""
         if not self.layers:
             return super().orders()
         seen = self.flock.observations(self.action)
-        self.action = self.action + FILTER * (forward(self.layers, seen) - self.action)
+        wanted = self.wanted(seen)
+        strange = (np.abs(seen) >= FARTHEST).any(axis=1)
+        if strange.any():
+            self.notes = [f"{n}; {OUT_OF_RANGE}" if s else n for n, s in zip(self.notes, strange, strict=True)]
+        self.action = self.action + FILTER * (np.where(strange[:, None], 0.0, wanted) - self.action)
         return self.flock.decide(*self.flock.corrected(self.action))
+
+    def wanted(self, seen: np.ndarray) -> np.ndarray:
+        """Return the net's corrections [E, A] for observations [E, F]."""
+        return forward(self.layers, seen)
 
 
 class SelfTuned(Corrected):
@@ -118,13 +138,14 @@ class SelfTuned(Corrected):
         for past, arrivals in zip(self._past, seen.arrivals, strict=True):
             second = arrivals.sum() / max(1.0, seen.interval_s)
             past.append(np.full(round(seen.interval_s), second))
-        self.notes = [""] * len(self._past)
+        notes = None
         if self._search is None and seen.time_s >= self._next_s:
             self._search = self._thread.submit(self._retuned, self.values)
         if self._search is not None and seen.time_s >= self._next_s + ADOPT_S:
-            self.notes, self._search = self._adopt(self._search.result()), None
+            notes, self._search = self._adopt(self._search.result()), None
             self._next_s += EVERY_S
         super().observe(seen)
+        self.notes = notes or self.notes
 
     def _adopt(self, found: list[tuple[np.ndarray, str]]) -> list[str]:
         self.values = np.stack([values for values, _ in found])
@@ -143,14 +164,20 @@ class SelfTuned(Corrected):
 def retuned(
     scenario: Scenario, load: np.ndarray, now: np.ndarray, replay: Replay, layers: Layers
 ) -> tuple[np.ndarray, str]:
-    """Return the multipliers that a replay of ``load`` finds better than the present ones by a margin, and why."""
+    """Return the multipliers that a replay of ``load`` finds better than the present ones by a margin, and why.
+
+    What is put to the test is the mean of the best candidates (the recombination of evolution strategies): the best one
+    alone is mostly the luckiest.
+    """
     if len(load) < LEAST_S or not load.any():
         return now, ""
     tried = search(now, seed=len(load))
-    found = replay(scenario, load, tried, layers)
-    best, gain = int(np.argmin(found)), float(found[0] - found.min())
+    order = np.argsort(replay(scenario, load, tried, layers), kind="stable")
+    mean = tried[order[:RECOMBINED]].mean(axis=0)
+    before, after = replay(scenario, load, np.stack([now, mean]), layers)
+    gain = float(before - after)
     if gain > MARGIN:
-        return tried[best], f"; retuned, replay {gain:.1%} cheaper"
+        return mean, f"; retuned, replay {gain:.1%} cheaper"
     return now, f"; constants kept, replay finds {gain:.1%}"
 
 
@@ -179,7 +206,7 @@ class Controller:
     replay: Replay | None = field(init=False, default=None, repr=False)
     layers: Layers = field(init=False, default=(), repr=False)
 
-    def load(self, file: str | None) -> None:
+    def load(self, file: str | Path | None) -> None:
         """Take the net of a file."""
         if file is not None:
             self.layers, self.card = load(file)
@@ -187,53 +214,28 @@ class Controller:
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run; constants are retuned on the history where a replay was handed in."""
         self._own = getattr(self, "_own", self.interval_s)
-        self.interval_s = interval_s = self._own or scenario.interval_s
-        self.scenario, self._note = scenario, ""
-        self._past = [np.asarray(history, float)[-HOURS_KEPT_S:]]
-        self.values = multipliers()
-        self._retune()
-        self.pilot = Corrected(Flock([Case(scenario, history, interval_s)]), self.layers, self.values)
-        self._machines: np.ndarray | None = None
-        self._tuned_s = 0.0
-
-    def _retune(self) -> None:
-        """Replay the last hours under other constants and keep what is better by a margin."""
-        load = np.concatenate(self._past)[-HOURS_KEPT_S:]
-        self._past = [load]
-        if self.replay is None or len(load) < LEAST_S or not load.any():
-            return
-        tried = search(self.values, seed=len(load))
-        found = self.replay(self.scenario, load, tried, self.layers)
-        best, gain = int(np.argmin(found)), float(found[0] - found.min())
-        if gain > MARGIN:
-            self.values, self._note = tried[best], f"; retuned, replay {gain:.1%} cheaper"
-        else:
-            self._note = f"; constants kept, replay finds {gain:.1%}"
+        self.interval_s = self._own or scenario.interval_s
+        flock = Flock([Case(scenario, history, self.interval_s)])
+        self.pilot: Corrected = (
+            Corrected(flock, self.layers) if self.replay is None else SelfTuned(flock, self.replay, self.layers)
+        )
+        self._last: Decision | None = None
 
     def decide(self, observation: Observation) -> Decision:
         """Take in the last interval and decide."""
         wrong = unusable(observation)
         if wrong:
             return self._doubt(wrong)
-        pilot, seen = self.pilot, Seen.one(observation)
-        self._past.append(observation.arrivals.sum(axis=1))
-        if self.replay is not None and observation.time_s >= self._tuned_s + EVERY_S:
-            self._tuned_s = observation.time_s
-            self._retune()
-            pilot.values = np.broadcast_to(self.values, pilot.values.shape)
-        pilot.observe(seen)
-        decision = pilot.flock.decision(pilot.orders())
-        self._last = decision
-        note, self._note = self._note, ""
-        return replace(decision, reason=f"{sum(decision.machines)} machines{note}")
+        self.pilot.observe(Seen.one(observation))
+        decision = self._last = self.pilot.flock.decision(self.pilot.orders())
+        return replace(decision, reason=f"{sum(decision.machines)} machines{self.pilot.notes[0]}")
 
     def _doubt(self, wrong: str) -> Decision:
         """Return the decision in force: with what is not known nothing is scaled down."""
-        if getattr(self, "_last", None) is not None:
+        if self._last is not None:
             return replace(self._last, reason=f"nothing scaled down, the last decision stands: {wrong}")
         flock = self.pilot.flock
-        seen = nothing_seen(flock)
-        self.pilot.observe(seen)
+        self.pilot.observe(nothing_seen(flock))
         return replace(flock.decision(Pilot.orders(self.pilot)), reason=f"formulas alone: {wrong}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from selfserve.analytic import Pilot
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, FILTER, OBSERVED, STATICS, Case, Flock, Orders, Seen
 from selfserve.scenario import Scenario, load_scenario
@@ -46,6 +47,8 @@ class Task:
     every: int = 1
     settings: PlannerSettings | None = None
     raw: bool = False
+    analytic: bool = False
+    most_machines: float | None = None
 
     def __post_init__(self) -> None:
         """Check what would only show later."""
@@ -74,7 +77,7 @@ class Task:
         """Draw the next episode."""
         if self.situations is not None:
             index = self.first + int(rng.integers(self.count))
-            key: tuple[Any, ...] = (self.situations, index, int(rng.integers(4)), self.twins)
+            key: tuple[Any, ...] = (self.situations, index, int(rng.integers(4)), self.twins, self.most_machines)
             scenario, workload, name = _situation(*key)
         else:
             scenario = _scenario(self.scenario, tuple(sorted((self.overrides or {}).items())))
@@ -117,8 +120,12 @@ class _ByDigest:
 
 
 @lru_cache(maxsize=WORKLOADS_KEPT)
-def _situation(split: Split, index: int, window: int, twins: bool) -> tuple[Scenario, Workload, str]:
+def _situation(
+    split: Split, index: int, window: int, twins: bool, most_machines: float | None
+) -> tuple[Scenario, Workload, str]:
     one = sample(split, index, twins=twins)
+    if most_machines is not None and (one.scenario.load_machines or 0) > most_machines:
+        one = sample(split, index, machines=most_machines, twins=twins)
     return one.scenario, one.workload(window), f"{one.name}.{window}"
 
 
@@ -166,6 +173,7 @@ class Course:
     def __init__(self, task: Task, episodes: list[Episode]) -> None:
         self.task, self.episodes = task, episodes
         self.flock = flock = Flock([e.case for e in episodes])
+        self.planner: Flock | Pilot = Pilot(flock) if task.analytic else flock
         self.action = np.zeros((len(episodes), task.actions))
         mean = np.array([e.workload.counts.mean() for e in episodes]) * task.interval_s
         shares = np.array([[c.share for c in e.scenario.classes] for e in episodes])
@@ -217,7 +225,7 @@ class Course:
         The reward is ``-(dollars - work at VM price) / ideal bill - violation_price x violations - accuracy_price x
         points newly missed``, violations and points per mean arrivals of an interval.
         """
-        self.flock.observe(seen)
+        self.planner.observe(seen)
         spent, work = seen.spend_usd.sum(axis=1), (seen.arrivals * self._usd).sum(axis=1)
         late, missed = seen.late.sum(axis=1), np.maximum(0.0, self.flock.debt() * self.flock.answers).sum(axis=1)
         newly, self._debt = np.maximum(0.0, missed - self._debt), missed
@@ -310,7 +318,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
         self.course = Course(self.task, [episode])
         self.simulator = Simulator(episode.scenario, episode.workload, self.task.interval_s, histogram=True)
         self.log: list[tuple[float, ...]] = []
-        self.course.flock.observe(Seen.one(self.simulator.reset(episode.seed)))
+        self.course.planner.observe(Seen.one(self.simulator.reset(episode.seed)))
         for _ in range(min(self.course.warmup, self.course.intervals - 1)):
             self._advance(self.course.orders(neutral=True))
         return self.course.observations()[0], {"time_s": self.simulator.now_ns / 1e9, "episode_name": episode.name}

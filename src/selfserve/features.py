@@ -24,6 +24,8 @@ FILTER = 0.2
 """Part of the way that the action in force moves to a new one at each step: noise on settings would thrash machines."""
 LEVELS = 21
 """Accuracy levels are multiples of 0.05, whose mixes are tabulated."""
+FARTHEST = 10.0
+"""Observations are cut off here; in training situations all but a few lie far within."""
 SEEN = 30
 """Intervals of load that observations look back on."""
 NUMBERS = tuple(f.name for f in fields(PlannerSettings) if isinstance(f.default, float))
@@ -390,7 +392,7 @@ class Flock:
             (self.trouble * self.of_role[:, 1]).sum(axis=1, keepdims=True) / slow,
             np.log(slow) / 3, np.minimum(1.0, 1 / slow), action, self.statics,
         ]  # fmt: skip
-        return np.clip(np.concatenate(found, axis=1), -10, 10).astype(np.float32)
+        return np.clip(np.concatenate(found, axis=1), -FARTHEST, FARTHEST).astype(np.float32)
 
     def corrected(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the settings that an action [E, len(ACTIONS)] in [-1, 1] makes: numbers [E, N] and levels [E, K]."""

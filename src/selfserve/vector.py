@@ -128,7 +128,7 @@ class InferenceServingVector(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, 
     def _start(self) -> np.ndarray:
         self.course = Course(self.task, [self.task.episode(rng) for rng in self._rngs])
         self._road = Road(self.course)
-        self.course.flock.observe(self._road.start())
+        self.course.planner.observe(self._road.start())
         for _ in range(min(self.course.warmup, self.course.intervals - 1)):
             self.course.score(self._road.advance(self.course.orders(neutral=True)))
         return self.course.observations()

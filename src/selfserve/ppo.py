@@ -1,0 +1,108 @@
+"""Proximal policy optimisation of the net that corrects the formulas, by stable-baselines3.
+
+The reward is dollars over the ideal bill with violations at a price that adapts: it rises while more than
+``TARGET_PCT`` of the requests are late and falls while fewer are, within ``PRICES`` (a multiplier without limits winds
+up). Actions are noisy in their means alone: the filter of the environment keeps noise off the machines.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback
+from stable_baselines3.common.vec_env import VecEnvWrapper
+from tqdm.auto import tqdm
+
+from selfserve.vector import InferenceServingVector, to_stable_baselines3
+
+TARGET_PCT = 0.05
+PRICES = (5.0, 100.0)
+"""Least and most that a violated request costs, in mean requests' ideal bills."""
+WORLDS, STEPS, EVERY = 64, 32, 6
+"""Worlds side by side, their steps between updates, intervals a step: a decision a minute."""
+HIDDEN = (32, 32)
+
+
+class _Squashed(VecEnvWrapper):
+    """Actions through tanh, as the shipped net has it at its end."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.venv.step_async(np.tanh(actions))
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+
+class _Price(BaseCallback):
+    """Adapts the price of violations after each rollout, and logs what it saw."""
+
+    def _on_training_start(self) -> None:
+        self.price, self.late, self.requests = 20.0, 0.0, 0.0
+        self.bar = tqdm(total=self.locals["total_timesteps"], desc="PPO", unit="decision")
+
+    def _on_step(self) -> bool:
+        self.late += sum(info["violations"] for info in self.locals["infos"])
+        self.requests += sum(info["requests"] for info in self.locals["infos"])
+        self.bar.update(self.training_env.num_envs)
+        return True
+
+    def _on_training_end(self) -> None:
+        self.bar.close()
+
+    def _on_rollout_end(self) -> None:
+        late_pct = 100 * self.late / max(1.0, self.requests)
+        self.price = float(np.clip(self.price * (1.1 if late_pct > TARGET_PCT else 1 / 1.1), *PRICES))
+        prices = self.training_env.get_attr("prices")[0]
+        self.training_env.set_attr("prices", prices | {"violation_price": self.price})
+        self.logger.record("selfserve/late_pct", late_pct)
+        self.logger.record("selfserve/violation_price", self.price)
+        self.late = self.requests = 0.0
+
+
+def train_ppo(
+    steps: int, seed: int, situations: int = 60, folder: Path | None = None, resume: Path | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Train and return the layers of the net.
+
+    Args:
+        steps: decisions of all worlds together.
+        seed: of the net, the noise and the episodes.
+        situations: training situations 0 to this number.
+        folder: where tensorboard logs and checkpoints go (default: neither is kept).
+        resume: a checkpoint to go on from.
+    """
+    worlds = InferenceServingVector(
+        WORLDS, situations="train", count=situations, length_s=2700, every=EVERY, analytic=True, most_machines=8.0
+    )
+    env = _Squashed(to_stable_baselines3(worlds))
+    env.seed(seed)
+    if resume is not None:
+        model = PPO.load(resume, env=env)
+    else:
+        shape = {"net_arch": list(HIDDEN), "activation_fn": torch.nn.Tanh, "log_std_init": -2.0}
+        model = PPO(
+            "MlpPolicy", env, n_steps=STEPS, batch_size=512, n_epochs=5, gamma=0.975, learning_rate=3e-4, seed=seed,
+            policy_kwargs=shape, tensorboard_log=None if folder is None else str(folder / "tensorboard"),
+        )  # fmt: skip
+        with torch.no_grad():
+            model.policy.action_net.weight.mul_(0.01)
+            model.policy.action_net.bias.zero_()
+    kept = [] if folder is None else [CheckpointCallback(20 * STEPS, str(folder / "checkpoints"))]
+    model.learn(steps, CallbackList([_Price(), *kept]), reset_num_timesteps=resume is None)
+    env.close()
+    return layers_of(model)
+
+
+def layers_of(model: PPO) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return weight [out, in] and bias [out] of each layer of a model's actor."""
+    linear = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
+    return [
+        (m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in (*linear, model.policy.action_net)
+    ]
