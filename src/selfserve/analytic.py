@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "controllers"
 """Tuned constants and trained controllers."""
 
 MULTIPLIERS: dict[str, tuple[float, float, float]] = {
-    "headroom": (0.96, 0.7, 1.3),  # machines over the load
+    "headroom": (1.02, 0.7, 1.3),  # machines over the load, half a one included for rounding up
     "quantile": (1.0, 0.0, 2.5),  # times the newsvendor's quantile of the function over machine price
     "safety": (-0.5, -1.0, 1.5),  # standard deviations on top
     "fast": (0.4, 0.1, 1.5),  # quick average's time constant at a boot of 100 s, boot times
@@ -46,6 +46,8 @@ MULTIPLIERS: dict[str, tuple[float, float, float]] = {
 NAMES = tuple(MULTIPLIERS)
 MEASURED = (0.6, 1.6)
 """What a measured service time may be of the believed one; beyond it the measurement is not believed."""
+LEAST_MARGIN, WAITS = 1.2, 0.85
+"""A margin is not lowered below this, p99 service times; a request is to wait unless it uses up this share of its SLO."""
 ERRORS_KEPT = 20.0
 """Boot times over which the errors of the averages are remembered."""
 _HOME_STATICS = {name: STATICS.index(name) for name in ("function_price", "service_spread", "spot_price")}
@@ -76,6 +78,9 @@ class Pilot:
         self.flock = flock
         self.values = np.broadcast_to(multipliers() if values is None else values, (flock.shape[0], len(NAMES)))
         self._believed = np.stack([_believed(c.scenario, flock.pools) for c in flock.cases])
+        used = flock.share[:, :, 0] > 0
+        room = WAITS * flock.slo_s[:, :, None] / np.maximum(flock.target_s, 1e-9)
+        self._room = np.where(used & np.isfinite(flock.target_s), room, np.inf).min(axis=(1, 2))
         self._plain = np.array([max(c.state.batches) == 1 for c in flock.cases])
         self.start()
 
@@ -130,16 +135,23 @@ class Pilot:
         fast = (1 - c["trust"]) * (np.log(c["fast"]) + c["fast_by_boot"] * np.log(boot)) + c["trust"] * follow
         hold = c["hold"] * price ** c["hold_by_price"] * boot ** c["hold_by_boot"]
         found = {
-            "headroom": c["headroom"] * factor,
+            "headroom": factor * np.maximum(0.7, c["headroom"] - 0.5 / np.maximum(1.0, flock.slow())),
             "safety": factor * (c["quantile"] * pays + c["safety"]) - pays,
             "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
             "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
-            "leave_margin": factor * (c["leave"] + c["leave_by_spread"] * spread), "cold_margin": c["cold"],
+            "leave_margin": self._leave(factor * (c["leave"] + c["leave_by_spread"] * spread)), "cold_margin": c["cold"],
             "spot_share": self._spot_share(c["spot_share"]),
             "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
             "late_binding": factor * c["late_binding"],
         }  # fmt: skip
         return np.stack([found[name] for name in AT], axis=1)
+
+    def _leave(self, margin: np.ndarray) -> np.ndarray:
+        """Return the margin, [E], lowered where it would make requests leave as soon as they come.
+
+        A margin as long as the tightest SLO buys no punctuality: it turns every wait into a call of a function.
+        """
+        return np.minimum(margin, np.maximum(LEAST_MARGIN, self._room))
 
     def _spot_share(self, share: np.ndarray) -> np.ndarray:
         """Return the share for spot machines that leaves whole machines at home, [E].

@@ -91,9 +91,10 @@ def train_ppo(
             "MlpPolicy", env, n_steps=STEPS, batch_size=512, n_epochs=5, gamma=0.975, learning_rate=3e-4, seed=seed,
             policy_kwargs=shape, tensorboard_log=None if folder is None else str(folder / "tensorboard"),
         )  # fmt: skip
-        with torch.no_grad():
-            model.policy.action_net.weight.mul_(0.01)
-            model.policy.action_net.bias.zero_()
+        out: Any = model.policy.action_net
+        with torch.no_grad():  # so that it begins as the formulas
+            out.weight.mul_(0.01)
+            out.bias.zero_()
     kept = [] if folder is None else [CheckpointCallback(20 * STEPS, str(folder / "checkpoints"))]
     model.learn(steps, CallbackList([_Price(), *kept]), reset_num_timesteps=resume is None)
     env.close()
@@ -102,7 +103,6 @@ def train_ppo(
 
 def layers_of(model: PPO) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return weight [out, in] and bias [out] of each layer of a model's actor."""
-    linear = [m for m in model.policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
-    return [
-        (m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in (*linear, model.policy.action_net)
-    ]
+    policy: Any = model.policy
+    linear = [m for m in policy.mlp_extractor.policy_net if isinstance(m, torch.nn.Linear)]
+    return [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in (*linear, policy.action_net)]

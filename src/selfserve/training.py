@@ -15,9 +15,11 @@ from tqdm.auto import tqdm
 
 from selfserve.environment import Course, Episode, Task
 from selfserve.features import AT, NUMBERS, Case, Flock, Orders, Seen
-from selfserve.scenario import Storm
+from selfserve.scenario import Storm, load_scenario
 from selfserve.situations import Split, distribution, sample
+from selfserve.traces import make_trace, split_ranges
 from selfserve.vector import Road
+from selfserve.workload import load_trace, make_workload
 
 TARGET_PCT = 0.1
 """Violations that cost nothing, percent of a situation's requests."""
@@ -77,18 +79,20 @@ class Outcome:
 
 
 def episodes(
-    split: Split, indices: Sequence[int], length_s: int | None = LENGTH_S, most_machines: float | None = MOST_MACHINES
-) -> list[Episode]:
-    """Return one window of each situation (windows take turns), cut to ``length_s``, on at most ``most_machines``."""
+    split: Split, indices: Sequence[int], length_s: int | None = LENGTH_S, most_machines: float | None = MOST_MACHINES,
+    window: int | None = None,
+) -> list[Episode]:  # fmt: skip
+    """Return a window of each situation (windows take turns), cut to ``length_s``, on at most ``most_machines``."""
     found = []
     for i in indices:
+        own = i // 5 if window is None else window
         one = sample(split, i)
         if most_machines and (one.scenario.load_machines or 0) > most_machines:
             one = sample(split, i, machines=most_machines)
-        whole = one.workload(i // 5 % one.windows)
+        whole = one.workload(own % one.windows)
         if length_s and whole.seconds > length_s:
             whole = replace(whole, seconds=length_s, counts=whole.counts[:length_s])
-        name = f"{one.name}.{i // 5 % one.windows}"
+        name = f"{one.name}.{own % one.windows}"
         found.append(Episode(name, one.scenario, whole, i, Case(one.scenario, whole.history, one.scenario.interval_s)))
     return found
 
@@ -200,6 +204,45 @@ def settings_of(names: Sequence[str], point: np.ndarray) -> dict[str, float]:
     return {n: float(f"{x:.4g}") for n, x in values.items() if n in NUMBERS}
 
 
+def standard_windows(each: int = 20, machines: float = MOST_MACHINES) -> list[Episode]:
+    """Return windows of scenario ``standard`` over the training parts of the three real traces."""
+    scenario, found = load_scenario("standard", {"load_machines": machines}), []
+    for j, name in enumerate(("WITS", "berkeley", "twitter")):
+        trace = load_trace(name)
+        a, b = split_ranges(trace)["train"]
+        for i in range(each):
+            whole = make_workload(
+                trace, scenario, a + (b - a - LENGTH_S) * i // max(1, each - 1), LENGTH_S, 1000 * j + i
+            )
+            case = Case(scenario, whole.history, scenario.interval_s)
+            found.append(Episode(f"{name}.{i}", scenario, whole, 1000 * j + i, case))
+    return found
+
+
+def tune_constants(
+    what: str, generations: int, seed: int, situations: int = 60, sigma: float = 0.2
+) -> dict[str, float]:
+    """Return constants tuned by :func:`evolve`: a section of ``controllers/constants.toml``.
+
+    Args:
+        what: ``tuned`` (settings of the planner over training situations), ``tuned_fixed`` (the same for scenario
+            ``standard`` alone, from hand-set starts) or ``analytic`` (multipliers of the formulas).
+        generations: of the search.
+        seed: of the search.
+        situations: training situations 0 to this number.
+        sigma: first step as a share of the bounds' width.
+    """
+    from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, multipliers
+
+    played = standard_windows() if what == "tuned_fixed" else episodes("train", range(situations))
+    if what == "analytic":
+        bounds = np.array([MULTIPLIERS[n][1:] for n in NAMES])
+        point = evolve(multipliers(), bounds, Pilot, played, generations, seed, sigma=sigma)
+        return {n: float(f"{x:.4g}") for n, x in zip(NAMES, point, strict=True)}
+    names, start, bounds = constant_space()
+    return settings_of(names, evolve(start, bounds, constants_helm(names), played, generations, seed, sigma=sigma))
+
+
 REPLAY_MACHINES = 5.0
 """Size to which a load is thinned for replay: a request-level replay costs by the request."""
 REPLAY_TARGET_PCT, REPLAY_PENALTY = 0.03, 1.0
@@ -220,8 +263,6 @@ def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> n
     not known: the load meets one storm, of the middle of the ranges of training situations.
     """
     from selfserve.controller import Corrected
-    from selfserve.traces import make_trace
-    from selfserve.workload import make_workload
 
     known = replace(scenario, load_machines=min(scenario.load_machines or REPLAY_MACHINES, REPLAY_MACHINES))
     start = len(load) // 4
@@ -278,14 +319,23 @@ def train(
     bounds = np.tile([-1.0, 1.0], (size, 1))
     make = lambda flock, points: Many(flock, net_of(points))  # noqa: E731
     point = evolve(np.zeros(size), bounds, make, played, generations, seed, sigma=0.06, progress=progress)
+    return net_of(point), card(
+        situations,
+        seed,
+        method="CMA-ES on a layer of tanh units",
+        generations=generations,
+        watched=WATCHED,
+        moved=MOVED,
+    )
+
+
+def card(situations: int, seed: int, **more: Any) -> dict[str, Any]:
+    """Return what a controller's file says about itself: data, seeds, limits, and ``more``."""
     ranges: dict[str, list[tuple[int, int]]] = {}
     for i in range(situations):
         one = sample("train", i)
         start, length = one.window(i // 5 % one.windows)
         ranges.setdefault(one.source, []).append((start, start + min(length, LENGTH_S)))
-    card = {
-        "data": f"training situations 0 to {situations - 1}", "training_ranges": ranges, "seed": seed,
-        "generations": generations, "method": "CMA-ES on a layer of tanh units", "watched": WATCHED, "moved": MOVED,
-        "limits": "CPU pools without batches; three classes; at most 12 machines in training",
-    }  # fmt: skip
-    return net_of(point), card
+    limits = "CPU pools without batches; three classes; at most 12 machines in training"
+    data = f"training situations 0 to {situations - 1}"
+    return {"data": data, "training_ranges": ranges, "seed": seed, "limits": limits, **more}

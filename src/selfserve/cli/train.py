@@ -1,4 +1,4 @@
-"""``train`` trains the controller's net over training situations."""
+"""``train`` trains the controller's net, or tunes constants, over training situations."""
 
 from __future__ import annotations
 
@@ -9,28 +9,59 @@ from selfserve.cli import common
 from selfserve.cli.common import option
 from selfserve.errors import InputError
 
+NETS, CONSTANTS = ("net", "ppo"), ("analytic", "tuned", "tuned_fixed")
+
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
     """Add ``train``."""
     common.add_command(
-        commands, "train", train, "train the controller's net over training situations",
+        commands, "train", train, "train the controller's net, or tune constants, over training situations",
         "train --steps 20 --seed 0 --out mine.safetensors",
-        option("--steps", "N", "generations of the search, default 20", 20, type=int),
+        option("--what", "NAME", f"{', '.join((*NETS, *CONSTANTS))}; default net", "net"),
+        option("--steps", "N", "generations of the search (ppo: decisions), default 20 (60000)", None, type=int),
         option("--seed", "N", "default 0", 0, type=int),
         option("--situations", "N", "training situations, default 60", 60, type=int),
-        option("--out", "FILE.safetensors", "where to write the controller", required=True),
+        option("--keep", "DIR", "ppo: tensorboard logs and checkpoints"),
+        option("--resume", "FILE.zip", "ppo: a checkpoint to go on from"),
+        option("--out", "FILE", "the controller (.safetensors), or a section of constants (.toml)", required=True),
     )  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> None:
     """Run ``train``."""
-    from selfserve import controller, training
-
-    out = common.output_file(args.out, "--out", ".safetensors")
-    for name in ("steps", "situations"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: must be 1 or more")
-    layers, card = training.train(args.steps, args.seed, max(8, args.situations))
+    if args.what not in (*NETS, *CONSTANTS):
+        raise InputError(f"--what {args.what}: right is one of {', '.join((*NETS, *CONSTANTS))}")
+    out = common.output_file(args.out, "--out", ".safetensors" if args.what in NETS else ".toml")
     assert out is not None  # required
-    controller.save(out, layers, card)
-    print(f"{args.out}: {args.steps} generations, seed {args.seed}")
+    steps = args.steps if args.steps is not None else 60_000 if args.what == "ppo" else 20
+    for name, value in (("steps", steps), ("situations", args.situations)):
+        if value < 1:
+            raise InputError(f"--{name} {value}: must be 1 or more")
+    situations = max(8, args.situations)
+    if args.what in NETS:
+        from selfserve import controller
+
+        controller.save(out, *_net(args, steps, situations))
+    else:
+        from selfserve import training
+
+        found = training.tune_constants(args.what, steps, args.seed, situations)
+        with common.replacing(out) as part:
+            part.write_text("".join([f"[{args.what}]\n", *(f"{k} = {v:g}\n" for k, v in found.items())]), "utf-8")
+    print(f"{args.out}: {args.what}, {steps} {'decisions' if args.what == 'ppo' else 'generations'}, seed {args.seed}")
+
+
+def _net(args: argparse.Namespace, steps: int, situations: int) -> tuple[Any, dict[str, Any]]:
+    from pathlib import Path
+
+    from selfserve import training
+
+    if args.what == "net":
+        return training.train(steps, args.seed, situations)
+    from selfserve.ppo import train_ppo
+
+    resume = Path(args.resume) if args.resume else None
+    if resume is not None and not resume.is_file():
+        raise InputError(f"--resume {args.resume}: there is no such file")
+    layers = train_ppo(steps, args.seed, situations, Path(args.keep) if args.keep else None, resume)
+    return layers, training.card(situations, args.seed, method="PPO", decisions=steps)

@@ -42,6 +42,7 @@ _BUILT_IN = {
     "knative": "knative:Knative",
     "ray_serve": "ray_serve:RayServe",
     "tuned": "tuned:Tuned",
+    "tuned_fixed": "tuned:TunedFixed",
     "analytic": "analytic:Analytic",
     "controller": "analytic:Learned",
 }
