@@ -47,7 +47,7 @@ NAMES = tuple(MULTIPLIERS)
 MEASURED = (0.6, 1.6)
 """What a measured service time may be of the believed one; beyond it the measurement is not believed."""
 LEAST_MARGIN, WAITS = 1.2, 0.85
-"""A margin is not lowered below this, p99 service times; a request is to wait unless it uses up this share of its SLO."""
+"""A margin is not lowered below this, p99 service times; elsewhere it leaves a request this share of its SLO."""
 ERRORS_KEPT = 20.0
 """Boot times over which the errors of the averages are remembered."""
 _HOME_STATICS = {name: STATICS.index(name) for name in ("function_price", "service_spread", "spot_price")}
@@ -139,7 +139,8 @@ class Pilot:
             "safety": factor * (c["quantile"] * pays + c["safety"]) - pays,
             "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
             "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
-            "leave_margin": self._leave(factor * (c["leave"] + c["leave_by_spread"] * spread)), "cold_margin": c["cold"],
+            "leave_margin": self._leave(factor * (c["leave"] + c["leave_by_spread"] * spread)),
+            "cold_margin": c["cold"],
             "spot_share": self._spot_share(c["spot_share"]),
             "spot_headroom": c["spot_headroom"], "spot_caution": c["spot_caution"],
             "late_binding": factor * c["late_binding"],
