@@ -13,11 +13,23 @@ from selfserve.simulator.books import begin_interval
 from selfserve.simulator.engine import advance, decide
 from selfserve.simulator.fleet import close_bills, take_stock
 from selfserve.simulator.jit import item, kernel
-from selfserve.simulator.state import NEVER, WORLD
+from selfserve.simulator.state import NEVER, WORLD, pool_of
 from selfserve.simulator.world import Stack, World, addresses
 
 if TYPE_CHECKING:
     from selfserve.workload import Workload
+
+
+@kernel
+def _next_tight(heads, first, target):
+    """Return the first world from ``first`` on whose slot trees may not hold the machines it is to have, or -1."""
+    for e in range(first, target.shape[0]):
+        w = item(heads, e, WORLD)
+        for p in range(w.n_pools):
+            pool = pool_of(w, p)
+            if (min(target[e, p], pool.max_machines) * 9 // 8 + 4) * pool.slots > pool.leaves:
+                return e
+    return -1
 
 
 @kernel
@@ -90,9 +102,8 @@ class Worlds:
 
     def advance(self, target: np.ndarray, batch_max: np.ndarray, batch_wait_ns: np.ndarray) -> None:
         """Put targets and batches (int64 [E, P]) in force and run one interval in every world."""
-        pools = self.stack.pools
-        tight = ((np.minimum(target, pools["max_machines"]) * 9 // 8 + 4) * pools["slots"] > pools["leaves"]).any(1)
-        for e in np.flatnonzero(tight):
+        e = -1
+        while (e := _next_tight(self._at, e + 1, target)) >= 0:
             self.worlds[e].make_room_for_machines(target[e])
         _decide(self._at, self.now_ns, target, batch_max, batch_wait_ns)
         stop = min(self.now_ns + self.interval_ns, self.end_ns)
@@ -140,7 +151,9 @@ class Worlds:
         self._area, self._spent = area, spent
         return seen
 
-    def _regraded(self, bucket: int) -> np.ndarray:
+    def _regraded(self, bucket: int) -> np.ndarray | float:
         """Return what the answers of several stages add to the sum of their last models' accuracies, percent [E, K]."""
+        if not self.stack.heads["n_combos"].any():
+            return 0.0  # the usual case, in a hot path
         worlds = [w.regraded[bucket] @ w.accuracies_pct() if w.combos else 0.0 for w in self.worlds]
         return np.array([np.broadcast_to(x, self.stack.shape[2:]) for x in worlds])
