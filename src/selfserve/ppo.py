@@ -7,6 +7,7 @@ up). Actions are noisy in their means alone: the filter of the environment keeps
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ class _Squashed(VecEnvWrapper):
 class _Price(BaseCallback):
     """Adapts the price of violations after each rollout, and logs what it saw."""
 
+    def __init__(self, progress: Callable[[dict[str, float]], None] | None) -> None:
+        super().__init__()
+        self.progress = progress
+
     def _on_training_start(self) -> None:
         self.price, self.late, self.requests = 20.0, 0.0, 0.0
         self.bar = tqdm(total=self.locals["total_timesteps"], desc="PPO", unit="decision")
@@ -63,12 +68,18 @@ class _Price(BaseCallback):
         self.training_env.set_attr("prices", prices | {"violation_price": self.price})
         self.logger.record("selfserve/late_pct", late_pct)
         self.logger.record("selfserve/violation_price", self.price)
+        if self.progress is not None:
+            reward = float(np.mean(self.locals["rollout_buffer"].rewards))
+            self.progress(
+                {"decisions": self.num_timesteps, "reward": reward, "late_pct": late_pct, "price": self.price}
+            )
         self.late = self.requests = 0.0
 
 
 def train_ppo(
-    steps: int, seed: int, situations: int = 60, folder: Path | None = None, resume: Path | None = None
-) -> list[tuple[np.ndarray, np.ndarray]]:
+    steps: int, seed: int, situations: int = 60, folder: Path | None = None, resume: Path | None = None,
+    progress: Callable[[dict[str, float]], None] | None = None, twins: bool = False,
+) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Train and return the layers of the net.
 
     Args:
@@ -77,9 +88,18 @@ def train_ppo(
         situations: training situations 0 to this number.
         folder: where tensorboard logs and checkpoints go (default: neither is kept).
         resume: a checkpoint to go on from.
+        progress: told decisions, mean reward, late requests (percent) and their price after each rollout.
+        twins: use the twins of the real traces.
     """
     worlds = InferenceServingVector(
-        WORLDS, situations="train", count=situations, length_s=2700, every=EVERY, analytic=True, most_machines=8.0
+        WORLDS,
+        situations="train",
+        count=situations,
+        length_s=2700,
+        every=EVERY,
+        analytic=True,
+        most_machines=8.0,
+        twins=twins,
     )
     env = _Squashed(to_stable_baselines3(worlds))
     env.seed(seed)
@@ -96,7 +116,7 @@ def train_ppo(
             out.weight.mul_(0.01)
             out.bias.zero_()
     kept = [] if folder is None else [CheckpointCallback(20 * STEPS, str(folder / "checkpoints"))]
-    model.learn(steps, CallbackList([_Price(), *kept]), reset_num_timesteps=resume is None)
+    model.learn(steps, CallbackList([_Price(progress), *kept]), reset_num_timesteps=resume is None)
     env.close()
     return layers_of(model)
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from selfserve.environment import Course, Episode, Task
 from selfserve.features import AT, NUMBERS, Case, Flock, Orders, Seen
-from selfserve.scenario import Storm, load_scenario
+from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.situations import Split, distribution, sample
 from selfserve.traces import make_trace, split_ranges
 from selfserve.vector import Road
@@ -80,15 +80,25 @@ class Outcome:
 
 def episodes(
     split: Split, indices: Sequence[int], length_s: int | None = LENGTH_S, most_machines: float | None = MOST_MACHINES,
-    window: int | None = None,
+    window: int | None = None, exact: bool = False, twins: bool = False,
 ) -> list[Episode]:  # fmt: skip
-    """Return a window of each situation (windows take turns), cut to ``length_s``, on at most ``most_machines``."""
+    """Return a window of each situation, cut to ``length_s``, on at most ``most_machines``.
+
+    Args:
+        split: train, validate or evaluate.
+        indices: situations of it.
+        length_s: most seconds of a window (default: an hour has 2,700; None: all).
+        most_machines: larger situations are thinned to this size (None: none is).
+        window: the same one of all situations (default: they take turns).
+        exact: give every situation ``most_machines``.
+        twins: use the twins of the real traces.
+    """
     found = []
     for i in indices:
         own = i // 5 if window is None else window
-        one = sample(split, i)
-        if most_machines and (one.scenario.load_machines or 0) > most_machines:
-            one = sample(split, i, machines=most_machines)
+        one = sample(split, i, twins=twins)
+        if most_machines and (exact or (one.scenario.load_machines or 0) > most_machines):
+            one = sample(split, i, machines=most_machines, twins=twins)
         whole = one.workload(own % one.windows)
         if length_s and whole.seconds > length_s:
             whole = replace(whole, seconds=length_s, counts=whole.counts[:length_s])
@@ -120,7 +130,7 @@ def rollout(played: Sequence[Episode], helm: Callable[[Flock], Helm]) -> Outcome
 def evolve(
     start: np.ndarray, bounds: np.ndarray, helm: Callable[[Flock, np.ndarray], Helm], played: Sequence[Episode],
     generations: int, seed: int, population: int = 12, batch: int = 8, sigma: float = 0.2,
-    progress: Callable[[int, float, np.ndarray], None] | None = None,
+    progress: Callable[[int, float, np.ndarray], None] | None = None, quiet: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """Return the mean of a CMA-ES (Hansen 2016, by ``cmaes``) after ``generations``.
 
@@ -137,6 +147,7 @@ def evolve(
         batch: episodes of a generation.
         sigma: first step as a share of the bounds' width.
         progress: told generation, mean objective and mean constants.
+        quiet: without a progress bar.
     """
     from cmaes import CMA
 
@@ -144,7 +155,7 @@ def evolve(
     unit = np.clip((start - low) / wide, 0.02, 0.98)
     search = CMA(unit, sigma, bounds=np.tile([0.0, 1.0], (len(start), 1)), seed=seed, population_size=population)
     order: list[int] = []
-    for generation in tqdm(range(generations), desc="CMA-ES", unit="generation"):
+    for generation in tqdm(range(generations), desc="CMA-ES", unit="generation", disable=quiet):
         order = order if len(order) >= batch else [*order, *rng.permutation(len(played)).tolist()]
         mine, order = [played[i] for i in order[:batch]], order[batch:]
         points = np.array([search.ask() for _ in range(population)])
@@ -256,21 +267,44 @@ def _storm(begin_s: float) -> Storm:
     return Storm(begin_s, *(float(np.sqrt(r["low"] * r["high"])) for r in rows))
 
 
-def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> np.ndarray:
-    """Return the objective [N] of each set of multipliers [N, C] on a load [seconds]; see ``controller.Replay``.
+def past_episode(scenario: Scenario, load: np.ndarray) -> Episode:
+    """Return a load [seconds] as an episode, thinned to ``REPLAY_MACHINES``; its first quarter is the history.
 
-    The first quarter of the load is the history. The share of the classes is the stated one. When spot storms come is
-    not known: the load meets one storm, of the middle of the ranges of training situations.
+    The share of the classes is the stated one. When spot storms come is not known: the load meets one storm, of the
+    middle of the ranges of training situations.
     """
-    from selfserve.controller import Corrected
-
     known = replace(scenario, load_machines=min(scenario.load_machines or REPLAY_MACHINES, REPLAY_MACHINES))
     start = len(load) // 4
     known = replace(known, rate_scale=None, spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)))
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
-    case = Case(known, workload.history, known.interval_s)
-    played = [Episode("replay", known, workload, 0, case)] * len(tried)
+    return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s))
+
+
+def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> np.ndarray:
+    """Return the objective [N] of each set of multipliers [N, C] on :func:`past_episode`; see ``controller.Replay``."""
+    from selfserve.controller import Corrected
+
+    played = [past_episode(scenario, load)] * len(tried)
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective(REPLAY_TARGET_PCT, REPLAY_PENALTY)
+
+
+def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, seconds: int = 7200) -> dict[str, float]:
+    """Return the planner's constants that a search on the last ``seconds`` of a load finds, from those of ``tuned``.
+
+    That is an expert who retunes a situation on its own history before he serves it. On a history that is too short for
+    the controller to retune (``controller.LEAST_S``) he keeps those of ``tuned``.
+    """
+    from selfserve.analytic import constants
+    from selfserve.controller import LEAST_S
+
+    names, start, bounds = constant_space()
+    known = constants("tuned")
+    if len(load) < LEAST_S or not np.any(load):
+        return {n: known[n] for n in names if n in known}
+    start = np.array([_read(known.get(n, START[n]), n in LOGS) for n in names])
+    played = [past_episode(scenario, np.asarray(load, float)[-seconds:])]
+    point = evolve(start, bounds, constants_helm(names), played, generations, 0, batch=1, sigma=0.08, quiet=True)
+    return settings_of(names, point)
 
 
 WATCHED = ("mean_12", "deviation", "forecast_error", "change", "busy_home", "function_spend", "late_so_far",
@@ -295,7 +329,8 @@ def net_of(points: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def train(
     generations: int, seed: int, situations: int = 60,
-    progress: Callable[[int, float, np.ndarray], None] | None = None,
+    progress: Callable[[int, float, np.ndarray], None] | None = None, twins: bool = False,
+    machines: float = MOST_MACHINES,
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], dict[str, Any]]:  # fmt: skip
     """Train a net of one layer that corrects the formulas, by :func:`evolve`; return it and its card.
 
@@ -304,6 +339,8 @@ def train(
         seed: of the search.
         situations: training situations 0 to this number.
         progress: as of :func:`evolve`.
+        twins: use the twins of the real traces.
+        machines: larger situations are thinned to this size.
     """
     from selfserve.controller import Corrected
 
@@ -314,7 +351,7 @@ def train(
             ((weight, bias),) = self.layers
             return np.asarray(np.tanh(np.einsum("eaf,ef->ea", weight, seen) + bias))
 
-    played = episodes("train", range(situations))
+    played = episodes("train", range(situations), most_machines=machines, twins=twins)
     size = len(MOVED) * (len(WATCHED) + 1)
     bounds = np.tile([-1.0, 1.0], (size, 1))
     make = lambda flock, points: Many(flock, net_of(points))  # noqa: E731
@@ -322,6 +359,7 @@ def train(
     return net_of(point), card(
         situations,
         seed,
+        twins,
         method="CMA-ES on a layer of tanh units",
         generations=generations,
         watched=WATCHED,
@@ -329,11 +367,11 @@ def train(
     )
 
 
-def card(situations: int, seed: int, **more: Any) -> dict[str, Any]:
+def card(situations: int, seed: int, twins: bool = False, **more: Any) -> dict[str, Any]:
     """Return what a controller's file says about itself: data, seeds, limits, and ``more``."""
     ranges: dict[str, list[tuple[int, int]]] = {}
     for i in range(situations):
-        one = sample("train", i)
+        one = sample("train", i, twins=twins)
         start, length = one.window(i // 5 % one.windows)
         ranges.setdefault(one.source, []).append((start, start + min(length, LENGTH_S)))
     limits = "CPU pools without batches; three classes; at most 12 machines in training"

@@ -1,16 +1,13 @@
-"""The tables of notebooks 07 and 08: how controllers are trained, and what they are worth in situations never seen.
+"""The tables of notebook 08: what the controller is worth in situations never seen.
 
-Methods of the planner's family are played side by side in the vector form (:func:`selfserve.training.rollout`); other
-systems, the clairvoyant plan and the bound are single runs over fewer windows. All of a window meet the same requests,
-boots and losses.
+Methods of the planner's family are played side by side in the vector form (:func:`selfserve.training.rollout`); single
+runs of other systems are in :mod:`selfserve.studies.controller_runs`. All methods meet the same requests, boots and
+losses in a window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,23 +17,23 @@ from tqdm.auto import tqdm
 
 from selfserve import training
 from selfserve.analytic import FOLDER, NAMES, Pilot, constants, multipliers
-from selfserve.bound import bound
-from selfserve.controller import Corrected, SelfTuned, load
-from selfserve.errors import InputError
-from selfserve.evaluation.run import policy_for
-from selfserve.features import AT, Flock
-from selfserve.policies import make_policy
-from selfserve.scenario import Scenario, Storm, load_scenario
-from selfserve.simulator import simulate
+from selfserve.controller import Corrected, Layers, SelfTuned, load
+from selfserve.features import AT, Flock, Orders
 from selfserve.situations import Split, sample
-from selfserve.traces import make_trace, split_ranges
 from selfserve.training import Helm
-from selfserve.workload import Workload, load_trace, make_workload
 
 FIRST = 24
 """Evaluation situations below this were looked at while the controller was built."""
 TOGETHER = 13
 """Windows that are played side by side."""
+
+
+class _MostAccurate(Pilot):
+    """Formulas that answer every class with the most accurate models."""
+
+    def orders(self) -> Orders:
+        """Return what the formulas decide."""
+        return self.flock.decide(self.flock.base, np.ones_like(self.flock.base_level))
 
 
 class _Believing(Pilot):
@@ -47,18 +44,38 @@ class _Believing(Pilot):
         return np.ones(len(self.values))
 
 
-def _constants(section: str) -> Callable[[Flock], Helm]:
+def _constants(section: str, shift: float = 0.0) -> Callable[[Flock], Helm]:
     def make(flock: Flock) -> Helm:
         numbers = flock.base.copy()
         for name, value in constants(section).items():
             numbers[:, AT[name]] = value
+        numbers[:, AT["headroom"]] += shift
         return training.Constants(flock, numbers)
 
     return make
 
 
-def _pilot(**changed: float) -> Callable[[Flock], Helm]:
-    return lambda flock: Pilot(flock, multipliers(changed))
+def _expert(flock: Flock) -> Helm:
+    """Return constants that were searched anew for each world on its own history, from those of ``tuned``."""
+    numbers = flock.base.copy()
+    for i, case in enumerate(flock.cases):
+        for name, value in training.tuned_on_past(case.scenario, case.history).items():
+            numbers[i, AT[name]] = value
+    return training.Constants(flock, numbers)
+
+
+def _pilot(shift: float = 0.0, **changed: float) -> Callable[[Flock], Helm]:
+    return lambda flock: Pilot(flock, _shifted(shift, changed))
+
+
+def _tuning(layers: Layers = (), shift: float = 0.0) -> Callable[[Flock], Helm]:
+    return lambda flock: SelfTuned(flock, training.replay, layers, _shifted(shift, {}))
+
+
+def _shifted(shift: float, changed: Mapping[str, float]) -> np.ndarray:
+    values = multipliers(changed)
+    values[NAMES.index("headroom")] += shift
+    return values
 
 
 def nets() -> dict[str, str]:
@@ -66,24 +83,32 @@ def nets() -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(FOLDER.glob("*.safetensors"))}
 
 
+SHIFTED = " headroom "
+"""Between a method and the change of its headroom: ``tuned headroom +0.05``."""
+
+
 def helm(method: str) -> Callable[[Flock], Helm]:
-    """Return what makes a method's helm: constants, formulas, the controller, an ablation or a shipped net's name."""
+    """Return what makes a method's helm: constants, formulas, controller, ablation, a shipped net's name or a file."""
+    method, _, by = method.partition(SHIFTED)
+    shift = float(by or 0)
     known: dict[str, Callable[[Flock], Helm]] = {
-        "tuned": _constants("tuned"), "tuned_fixed": _constants("tuned_fixed"), "analytic": Pilot,
-        "controller": lambda flock: SelfTuned(flock, training.replay), "believed service times": _Believing,
-        "no late binding": _pilot(late_binding=0.0), "no spot": _pilot(spot_share=0.0),
-        "no deferral": _pilot(leave=1e3),
+        "tuned": _constants("tuned", shift), "tuned_fixed": _constants("tuned_fixed", shift), "expert": _expert,
+        "analytic": _pilot(shift), "controller": _tuning(shift=shift), "believed service times": _Believing,
+        "most accurate models": _MostAccurate, "no late binding": _pilot(late_binding=0.0),
+        "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3),
     }  # fmt: skip
     if method in known:
         return known[method]
-    name, _, tuning = method.partition(" and ")
-    layers, _ = load(nets()[name])
-    return (lambda f: SelfTuned(f, training.replay, layers)) if tuning else (lambda f: Corrected(f, layers))
+    name, _, tuned = method.partition(" and ")
+    layers, _ = load(nets().get(name, name))
+    return _tuning(layers) if tuned else (lambda f: Corrected(f, layers))
 
 
-def _rows(split: Split, method: str, indices: Sequence[int], window: int, machines: float | None) -> pd.DataFrame:
+def _rows(
+    split: Split, method: str, indices: Sequence[int], window: int, machines: float | None, exact: bool, twins: bool
+) -> pd.DataFrame:
     """Play one window of some situations under a method; windows of unlike length one after the other."""
-    played = training.episodes(split, indices, None, machines, window)
+    played = training.episodes(split, indices, None, machines, window, exact, twins)
     parts = []
     for seconds in sorted({e.workload.seconds for e in played}):
         at = [j for j, e in enumerate(played) if e.workload.seconds == seconds]
@@ -97,7 +122,7 @@ def _rows(split: Split, method: str, indices: Sequence[int], window: int, machin
 
 def rollouts(
     methods: Sequence[str], situations: Sequence[int], windows: Sequence[int], split: Split = "evaluate",
-    machines: float | None = None,
+    machines: float | None = None, exact: bool = False, twins: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Return one row a situation, window and method: cost over its work, violations in percent, tags.
 
@@ -106,10 +131,12 @@ def rollouts(
         situations: indices of the split.
         windows: numbers of their windows.
         split: train, validate or evaluate.
-        machines: situations are thinned to this size (default: as sampled).
+        machines: larger situations are thinned to this size (default: as sampled).
+        exact: all situations get that size.
+        twins: use the twins of the real traces.
     """
     chunks = [list(situations[i : i + TOGETHER]) for i in range(0, len(situations), TOGETHER)]
-    tasks = [delayed(_rows)(split, m, c, w, machines) for w in windows for c in chunks for m in methods]
+    tasks = [delayed(_rows)(split, m, c, w, machines, exact, twins) for w in windows for c in chunks for m in methods]
     played = Parallel(n_jobs=cpu_count(), return_as="generator_unordered")(tasks)
     frames = list(tqdm(played, total=len(tasks), desc="windows", unit="batch"))
     table = pd.concat(frames).sort_values(["situation", "window", "method"], ignore_index=True)
@@ -137,12 +164,11 @@ def interval(own: pd.DataFrame, column: str = "gain", seed: int = 0, times: int 
     groups = [g.to_numpy() for _, g in own.groupby("situation")[column]]
     if len(groups) < 2:
         return float(own[column].mean()), float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = [
-        np.mean([np.mean(rng.choice(groups[i], len(groups[i]))) for i in rng.integers(len(groups), size=len(groups))])
-        for _ in range(times)
-    ]
-    low, high = np.quantile(means, (0.025, 0.975))
+    rng, length = np.random.default_rng(seed), np.array([len(g) for g in groups])
+    values = np.array([np.pad(g, (0, length.max() - len(g))) for g in groups])
+    drawn = rng.integers(len(groups), size=(times, len(groups)))[..., None]
+    window = (rng.random((times, len(groups), length.max())) * length[drawn]).astype(int)
+    low, high = np.quantile(values[drawn, window].mean(axis=(1, 2)), (0.025, 0.975))
     return float(np.mean([g.mean() for g in groups])), float(low), float(high)
 
 
@@ -172,77 +198,6 @@ def profile(table: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         [pd.DataFrame({"method": m, "ratio": grid, "share": [(ratio[m] <= x).mean() for x in grid]}) for m in methods],
         ignore_index=True,
     )
-
-
-# --- single runs
-
-
-def _single(policy: str, scenario: Scenario, workload: Workload, seed: int, name: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"place": name, "policy": policy}
-    try:
-        if policy == "bound":
-            return row | {"cost_usd": bound(workload, scenario, seed).certificate_usd, "violation_pct": 0.0}
-        run = simulate(scenario, workload, policy_for(policy, {}, workload, scenario, seed), seed)
-    except InputError as error:
-        return row | {"reason": str(error)}
-    s = run.summary
-    return row | {
-        "cost_usd": s["cost_usd"], "violation_pct": s["slo_violation_pct"], "missed_pct": s["accuracy_violation_pct"],
-    }  # fmt: skip
-
-
-def _in_situation(policy: str, index: int, machines: float) -> dict[str, Any]:
-    one = sample(
-        "evaluate", index, machines=min(machines, sample("evaluate", index).scenario.load_machines or machines)
-    )
-    return _single(policy, one.scenario, one.workload(0), index, one.name) | {"market": one.tags["market"]}
-
-
-def _in_standard(policy: str, trace: str, length_s: int, part: int) -> dict[str, Any]:
-    scenario, whole = load_scenario("standard"), load_trace(trace)
-    a, b = split_ranges(whole)["evaluate"]
-    workload = make_workload(whole, scenario, a + (b - a - length_s) * part // 2, length_s, part)
-    return _single(policy, scenario, workload, part, f"{trace} {part}") | {"market": "standard"}
-
-
-def others(
-    policies: Sequence[str], situations: Sequence[int], traces: Sequence[str], length_s: int, machines: float = 30.0
-) -> pd.DataFrame:
-    """Return single runs of systems, clairvoyant and bound: in situations (window 0) and in scenario ``standard``.
-
-    Args:
-        policies: names, ``clairvoyant`` and ``bound`` among them.
-        situations: evaluation situations.
-        traces: of the runs in ``standard``, three windows of each trace's evaluation part.
-        length_s: of those windows.
-        machines: larger situations are thinned to this size.
-    """
-    tasks = [delayed(_in_situation)(p, i, machines) for i in situations for p in policies]
-    tasks += [delayed(_in_standard)(p, t, length_s, part) for t in traces for part in range(3) for p in policies]
-    played = Parallel(n_jobs=cpu_count(), return_as="generator")(tasks)
-    table = pd.DataFrame(list(tqdm(played, total=len(tasks), desc="runs", unit="run")))
-    base = table[table["policy"] == "bound"].set_index("place")["cost_usd"]
-    return table.assign(to_bound=table["cost_usd"] / table["place"].map(base))
-
-
-def reaction(what: str, policies: Sequence[str], minutes: int = 60) -> pd.DataFrame:
-    """Return machines and load over time after a step, a burst or a storm: one row an interval and policy."""
-    rate = np.full(60 * (minutes + 70), 100.0)
-    at = 60 * 100
-    if what == "step":
-        rate[at:] *= 2
-    if what == "burst":
-        rate[at : at + 300] *= 3
-    counts = np.random.default_rng(0).poisson(rate)
-    scenario = load_scenario("spot" if what == "storm" else "standard", {"load_machines": 20.0})
-    if what == "storm":
-        scenario = replace(scenario, spot=replace(scenario.spot, storms=(Storm(at - 4200.0, 900.0, 6.0, 0.9),)))
-    workload, parts = make_workload(make_trace(what, counts), scenario, 4200, 60 * minutes, 0), []
-    for policy in policies:
-        log = simulate(scenario, workload, make_policy(policy), 0, decisions=True).decisions
-        assert log is not None  # asked for
-        parts.append(log.assign(policy=policy, minute=log["time_s"] / 60, what=what))
-    return pd.concat(parts, ignore_index=True)
 
 
 GOALS = (
@@ -277,6 +232,29 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+SHIFTS = (-0.1, -0.05, 0.0, 0.05, 0.1)
+
+
+def frontier(methods: Sequence[str], situations: Sequence[int], machines: float, twins: bool) -> pd.DataFrame:
+    """Return cost (geometric mean over the work's price) and late requests: rows method, shift of headroom, market."""
+    names = {f"{m}{SHIFTED}{by:+g}": (m, by) for m in methods for by in SHIFTS}
+    table = rollouts(list(names), situations, [0], "evaluate", machines, twins=twins)
+    table[["method", "shift"]] = [names[m] for m in table["method"]]
+    means = table.assign(cost=np.log(table["cost"])).groupby(["market", "method", "shift"], as_index=False)[
+        ["cost", "violation_pct"]
+    ].mean()  # fmt: skip
+    return means.assign(cost=np.exp(means["cost"]))
+
+
+def scaling(methods: Sequence[str], sizes: Sequence[float], situations: Sequence[int], twins: bool) -> pd.DataFrame:
+    """Return gains against ``tuned`` in window 0 of some situations at every size (machines kept busy)."""
+    parts = [
+        gains(rollouts(methods, situations, [0], "evaluate", size, True, twins), "tuned").assign(machines=size)
+        for size in sizes
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def where_it_pays(table: pd.DataFrame, steps: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Return a map: kind of situation (rows) x what is added (columns), percent of cost it changes.
 
@@ -290,34 +268,3 @@ def where_it_pays(table: pd.DataFrame, steps: Mapping[str, tuple[str, str]]) -> 
         own = found[found["method"] == with_it].set_index(["kind", "value"])
         columns[text] = own["change_pct"]
     return pd.DataFrame(columns)
-
-
-# --- training
-
-
-def learning_curves(generations: int, seeds: Sequence[int], situations: int) -> pd.DataFrame:
-    """Train nets anew, briefly, and return the mean objective of each generation: seed, generation, objective."""
-    rows: list[dict[str, float]] = []
-
-    def note(seed: int, generation: int, value: float, mean: np.ndarray) -> None:
-        rows.append({"seed": seed, "generation": generation, "objective": value})
-
-    for seed in seeds:
-        training.train(generations, seed, situations, partial(note, seed))
-    return pd.DataFrame(rows)
-
-
-def cards() -> pd.DataFrame:
-    """Return what the shipped nets' cards say, a row each."""
-    wanted = ("method", "seed", "generations", "decisions", "train_s", "data", "limits")
-    found = [{"net": name} | {k: load(file)[1].get(k) for k in wanted} for name, file in nets().items()]
-    return pd.DataFrame(found, columns=["net", *wanted])
-
-
-def constants_table() -> pd.DataFrame:
-    """Return the formulas' multipliers: start, bounds, tuned value."""
-    from selfserve.analytic import MULTIPLIERS
-
-    tuned = multipliers()
-    return pd.DataFrame([(n, *MULTIPLIERS[n], tuned[i]) for i, n in enumerate(NAMES)],
-                        columns=["multiplier", "start", "least", "most", "tuned"])  # fmt: skip

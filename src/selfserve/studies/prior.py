@@ -187,28 +187,33 @@ def normalised(table: pd.DataFrame, to: str = "reactive", by: Sequence[str] = ("
 
 
 def timeline(trace: str, window: Window, schemes: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """Return load and capacity over time: a row per scheme and 10 s.
+    """Return load and capacity over time, rows of :func:`over_time` with the scheme."""
+    parts = []
+    for scheme in schemes:
+        log = play(Case(trace, window, scheme, seed), decisions=True).decisions
+        assert log is not None
+        parts.append(over_time(log, standard()).assign(scheme=scheme))
+    return pd.concat(parts, ignore_index=True)
+
+
+def over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
+    """Return load and capacity of one decision log, a row per 10 s.
 
     Columns: ``minute``, ``load`` (machines that the arrivals would keep busy), ``ready`` (machines), ``function_pct``
     (share of the answers that functions gave), ``waiting`` (requests).
     """
-    scenario, parts = standard(), []
     resources = ResourceSelector(scenario, ModelSelector(scenario))
     machines = [pool.name for pool in scenario.pools if not pool.is_function]
-    for scheme in schemes:
-        log = play(Case(trace, window, scheme, seed), decisions=True).decisions
-        assert log is not None
-        arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
-        rows = pd.DataFrame({"scheme": scheme, "minute": (log["time_s"] // 10) / 6})
-        rows["load"] = resources.load(arrivals.T).sum(axis=0)
-        rows["ready"] = log[[f"ready.{name}" for name in machines]].sum(axis=1)
-        rows["waiting"] = log.filter(regex=r"^queued\.").sum(axis=1)
-        on_machines = log.filter(regex=rf"^served\.({'|'.join(machines)})\.").sum(axis=1)
-        rows["on_functions"] = log.filter(regex=r"^served\.").sum(axis=1) - on_machines
-        means = rows.assign(on_machines=on_machines).groupby(["scheme", "minute"], as_index=False).mean()
-        answers = means["on_functions"] + means["on_machines"]
-        parts.append(means.assign(function_pct=100 * means["on_functions"] / answers.where(answers > 0)))
-    return pd.concat(parts, ignore_index=True)
+    arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
+    rows = pd.DataFrame({"minute": (log["time_s"] // 10) / 6})
+    rows["load"] = resources.load(arrivals.T).sum(axis=0)
+    rows["ready"] = log[[f"ready.{name}" for name in machines]].sum(axis=1)
+    rows["waiting"] = log.filter(regex=r"^queued\.").sum(axis=1)
+    on_machines = log.filter(regex=rf"^served\.({'|'.join(machines)})\.").sum(axis=1)
+    rows["on_functions"] = log.filter(regex=r"^served\.").sum(axis=1) - on_machines
+    means = rows.assign(on_machines=on_machines).groupby("minute", as_index=False).mean()
+    answers = means["on_functions"] + means["on_machines"]
+    return means.assign(function_pct=100 * means["on_functions"] / answers.where(answers > 0))
 
 
 # --- what the papers leave open

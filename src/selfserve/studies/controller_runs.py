@@ -1,0 +1,201 @@
+"""Single runs for notebook 08: the controller beside other systems and the bound, and over time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, cpu_count, delayed
+from tqdm.auto import tqdm
+
+from selfserve.analytic import Pilot
+from selfserve.bound import bound
+from selfserve.errors import InputError
+from selfserve.evaluation.run import policy_for
+from selfserve.features import AT, Case, Flock
+from selfserve.policies import policy_names
+from selfserve.scenario import Scenario, Storm, load_scenario
+from selfserve.simulator import simulate
+from selfserve.situations import sample
+from selfserve.studies.prior import over_time
+from selfserve.traces import make_trace, split_ranges
+from selfserve.workload import Workload, load_trace, make_workload
+
+YARDSTICKS = ("bound", "clairvoyant", "controller", "analytic", "tuned", "tuned_fixed")
+PARTS = 3
+"""Windows of each trace's evaluation part that ``standard`` is served in."""
+LATE_PCT = 0.1
+"""A prior system with more late requests than this, or than the controller where it has more, is no match for it."""
+
+
+def systems() -> list[str]:
+    """Return the published systems: every policy but the yardsticks and the static fleet."""
+    return [name for name in policy_names() if name not in (*YARDSTICKS, "static")]
+
+
+def _single(policy: str, scenario: Scenario, workload: Workload, seed: int, name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"place": name, "policy": policy, "cost_usd": np.nan, "reason": ""}
+    try:
+        if policy == "bound":
+            return row | {"cost_usd": bound(workload, scenario, seed).certificate_usd, "violation_pct": 0.0}
+        run = simulate(scenario, workload, policy_for(policy, {}, workload, scenario, seed), seed)
+    except InputError as error:
+        return row | {"reason": str(error)}
+    s = run.summary
+    return row | {
+        "cost_usd": s["cost_usd"], "violation_pct": s["slo_violation_pct"], "missed_pct": s["accuracy_violation_pct"],
+    }  # fmt: skip
+
+
+def _in_situation(policy: str, index: int, machines: float, twins: bool) -> dict[str, Any]:
+    one = sample("evaluate", index, twins=twins)
+    if (one.scenario.load_machines or 0) > machines:
+        one = sample("evaluate", index, machines=machines, twins=twins)
+    return _single(policy, one.scenario, one.workload(0), index, one.name) | {"market": one.tags["market"]}
+
+
+def _window(trace: str, length_s: int, part: int, scenario: Scenario) -> Workload:
+    whole = load_trace(trace)
+    a, b = split_ranges(whole)["evaluate"]
+    return make_workload(whole, scenario, a + (b - a - length_s) * part // (PARTS - 1), length_s, part)
+
+
+def _in_standard(policy: str, trace: str, length_s: int, part: int) -> dict[str, Any]:
+    scenario = load_scenario("standard")
+    workload = _window(trace, length_s, part, scenario)
+    return _single(policy, scenario, workload, part, f"{trace} {part}") | {"market": "standard"}
+
+
+def others(
+    policies: Sequence[str],
+    situations: Sequence[int],
+    traces: Sequence[str],
+    length_s: int,
+    machines: float = 30.0,
+    twins: bool = False,
+) -> pd.DataFrame:
+    """Return single runs of systems, clairvoyant and bound: in situations (window 0) and in scenario ``standard``.
+
+    Args:
+        policies: names, ``clairvoyant`` and ``bound`` among them.
+        situations: evaluation situations.
+        traces: of the runs in ``standard``, three windows of each trace's evaluation part.
+        length_s: of those windows.
+        machines: larger situations are thinned to this size.
+        twins: use the twins of the real traces.
+    """
+    tasks = [delayed(_in_situation)(p, i, machines, twins) for i in situations for p in policies]
+    tasks += [delayed(_in_standard)(p, t, length_s, part) for t in traces for part in range(PARTS) for p in policies]
+    played = Parallel(n_jobs=cpu_count(), return_as="generator")(tasks)
+    table = pd.DataFrame(list(tqdm(played, total=len(tasks), desc="runs", unit="run")))
+    base = table[table["policy"] == "bound"].set_index("place")["cost_usd"]
+    return table.assign(to_bound=table["cost_usd"] / table["place"].map(base))
+
+
+def standing(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, per market and policy, mean log cost to the bound (as a ratio), late requests, and how often it ran."""
+    able = table[table["cost_usd"].notna()].assign(log=lambda t: np.log(t["to_bound"]))
+    found = able.groupby(["market", "policy"], sort=False).agg(
+        runs=("log", "size"), to_bound=("log", lambda x: float(np.exp(x.mean()))),
+        violation_pct=("violation_pct", "mean"), missed_pct=("missed_pct", "mean"),
+    )  # fmt: skip
+    places = table.groupby("market")["place"].nunique()
+    return found.reset_index().assign(places=lambda t: t["market"].map(places))
+
+
+def single_goals(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what was asked of single runs, what they reached, and a verdict; rows as of ``controller.goals``."""
+    wide = table.pivot(index="place", columns="policy", values="cost_usd")
+    late = table.pivot(index="place", columns="policy", values="violation_pct")
+    market = table.groupby("place")["market"].first()
+    standard, on_demand = wide[market == "standard"], wide[market == "on-demand"]
+    rows = []
+
+    def note(figure: str, asked: float, aim: float, found: float, reached: bool) -> None:
+        verdict = "reached" if reached else "not reached"
+        rows.append({"figure": figure, "asked": asked, "aim": aim, "found": found, "verdict": verdict})
+
+    if len(on_demand):
+        cost = np.log(on_demand[["tuned", "controller", "clairvoyant"]].dropna()).sum()
+        gap = 100 * (cost["tuned"] - cost["controller"]) / (cost["tuned"] - cost["clairvoyant"])
+        note("share of the gap from tuned to clairvoyant closed, on-demand, %", 25, 50, gap, gap >= 25)
+    against = _change(standard["controller"], standard["mixed"])
+    note("cost against mixed in standard, %", -28, -35, against, against <= -28)
+    prior = [p for p in standard if p not in YARDSTICKS]
+    allowed = np.maximum(LATE_PCT, late["controller"])
+    able = standard[prior].where(late.loc[standard.index, prior].le(allowed[standard.index], axis=0))
+    cheapest = _change(standard["controller"], able.min(axis=1))
+    note("cost against the cheapest prior system with no more late requests, in standard, %", -8, -12, cheapest,
+         cheapest <= -8)  # fmt: skip
+    ratio = float(np.exp(np.log(standard["controller"] / standard["bound"]).mean()))
+    note("cost over the bound in standard", 1.11, 1.09, ratio, ratio <= 1.11)
+    return pd.DataFrame(rows)
+
+
+def _change(own: pd.Series, other: pd.Series) -> float:
+    return float(100 * np.expm1(np.log(own / other).mean()))
+
+
+def reaction(what: str, policies: Sequence[str], minutes: int = 60, machines: float = 20.0) -> pd.DataFrame:
+    """Return load and capacity over time: rows of :func:`selfserve.studies.prior.over_time`, with scheme and what.
+
+    Args:
+        what: ``step`` (load doubles), ``burst`` (three times the load for five minutes) or ``storm`` (spot machines are
+            lost and refused for a quarter of an hour), half an hour into the window; or a trace's name.
+        policies: names, ``clairvoyant`` among them.
+        minutes: length of the window.
+        machines: that the mean load keeps busy.
+    """
+    scenario = load_scenario("spot" if what == "storm" else "standard", {"load_machines": machines})
+    if what in ("step", "burst", "storm"):
+        scenario, workload = _staged(what, scenario, minutes)
+    else:
+        workload = _window(what, 60 * minutes, 1, scenario)
+    parts = []
+    for policy in policies:
+        own = policy_for(policy, {}, workload, scenario, 0)
+        log = simulate(scenario, workload, own, 0, decisions=True).decisions
+        assert log is not None  # asked for
+        parts.append(over_time(log, scenario).assign(scheme=policy, what=what))
+    return pd.concat(parts, ignore_index=True)
+
+
+def reasons(policy: str, trace: str, minutes: int, machines: float) -> pd.DataFrame:
+    """Return time and reason of a run's decisions in ``standard``."""
+    scenario = load_scenario("standard", {"load_machines": machines})
+    workload = _window(trace, 60 * minutes, 1, scenario)
+    log = simulate(scenario, workload, policy_for(policy, {}, workload, scenario, 0), 0, decisions=True).decisions
+    assert log is not None  # asked for
+    return log[["time_s", "reason"]]
+
+
+def _staged(what: str, scenario: Scenario, minutes: int) -> tuple[Scenario, Workload]:
+    start, at = 4200, 30 * 60
+    rate = np.full(start + 60 * minutes, 100.0)
+    if what == "step":
+        rate[start + at :] *= 2
+    if what == "burst":
+        rate[start + at : start + at + 300] *= 3
+    if what == "storm":
+        scenario = replace(scenario, spot=replace(scenario.spot, storms=(Storm(float(at), 900.0, 6.0, 0.9),)))
+    counts = np.random.default_rng(0).poisson(rate)
+    return scenario, make_workload(make_trace(what, counts), scenario, start, 60 * minutes, 0)
+
+
+SWEPT = {"function price, x": ("function.price_factor", (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)),
+         "boot, s": ("vm.boot_s", (20.0, 50.0, 83.0, 150.0, 300.0))}  # fmt: skip
+SHOWN = ("headroom", "safety", "fast", "hold", "leave_margin", "drain")
+
+
+def settings_map() -> pd.DataFrame:
+    """Return what the formulas set over the price of functions and over the boot time, all else as in ``standard``."""
+    load, rows = np.random.default_rng(0).poisson(100.0, 4200).astype(float), []
+    for what, (key, values) in SWEPT.items():
+        for value in values:
+            case = Case(load_scenario("standard", {key: value}), load, 10.0)
+            settings = Pilot(Flock([case])).settings()[0]
+            rows += [{"swept": what, "value": value, "setting": s, "set_to": settings[AT[s]]} for s in SHOWN]
+    return pd.DataFrame(rows)

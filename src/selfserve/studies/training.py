@@ -1,0 +1,89 @@
+"""The tables of notebook 07: how the controller's constants and nets are found, and which of them is shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from selfserve import training
+from selfserve.analytic import MULTIPLIERS, NAMES, multipliers
+from selfserve.controller import Layers, load, save
+from selfserve.features import ACTIONS, OBSERVATIONS
+from selfserve.studies.controller import nets
+
+
+def constants_table() -> pd.DataFrame:
+    """Return the formulas' multipliers: start, bounds, tuned value."""
+    tuned = multipliers()
+    return pd.DataFrame([(n, *MULTIPLIERS[n], tuned[i]) for i, n in enumerate(NAMES)],
+                        columns=["multiplier", "start", "least", "most", "tuned"])  # fmt: skip
+
+
+def learning_curves(generations: int, seeds: Sequence[int], situations: int, quick: bool) -> pd.DataFrame:
+    """Train nets anew, briefly, and return the mean objective of each generation: seed, generation, objective.
+
+    Args:
+        generations: of each search.
+        seeds: of the searches.
+        situations: training situations 0 to this number.
+        quick: on twins of three machines.
+    """
+    machines = 3.0 if quick else training.MOST_MACHINES
+    rows: list[dict[str, float]] = []
+
+    def note(seed: int, generation: int, value: float, mean: np.ndarray) -> None:
+        rows.append({"seed": seed, "generation": generation, "objective": value})
+
+    for seed in seeds:
+        training.train(generations, seed, situations, partial(note, seed), quick, machines)
+    return pd.DataFrame(rows)
+
+
+def ppo_curve(decisions: int, seed: int, situations: int, twins: bool) -> tuple[pd.DataFrame, Layers]:
+    """Train by PPO, briefly; return each rollout's reward, late requests and their price, and the net."""
+    from selfserve.ppo import train_ppo
+
+    rows: list[dict[str, float]] = []
+    layers = train_ppo(decisions, seed, situations, progress=rows.append, twins=twins)
+    return pd.DataFrame(rows), layers
+
+
+def keep(layers: Layers, file: Path, seed: int, rollouts: int) -> str:
+    """Write a net that was trained in a notebook and return its file's name, a method of ``controller.rollouts``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save(file, layers, {"method": "PPO", "seed": seed, "rollouts": rollouts})
+    return str(file)
+
+
+def chance(nets: int, agree: int) -> float:
+    """Return how likely exactly ``agree`` of the nets share one given sign if signs are fair coins."""
+    return comb(nets, agree) / 2**nets
+
+
+def cards() -> pd.DataFrame:
+    """Return what the shipped nets' cards say, a row each."""
+    wanted = ("method", "seed", "generations", "decisions", "train_s", "validation", "data", "limits")
+    found = [{"net": name} | {k: load(file)[1].get(k) for k in wanted} for name, file in nets().items()]
+    return pd.DataFrame(found, columns=["net", *wanted])
+
+
+def weights() -> pd.DataFrame:
+    """Return how each correction of a one-layer net moves with each observation: mean over the nets, and their spread.
+
+    ``same_sign`` is the share of the nets that agree with most of them about the sign.
+    """
+    layers = [load(file)[0] for file in nets().values()]
+    linear = np.array([own[0][0] for own in layers if len(own) == 1])
+    rows = []
+    for action in training.MOVED:
+        for seen in training.WATCHED:
+            w = linear[:, ACTIONS.index(action), OBSERVATIONS.index(seen)]
+            mean = float(w.mean())
+            rows.append({"correction": action, "observation": seen, "weight": mean, "spread": float(w.std()),
+                         "same_sign": float(max((w > 0).mean(), (w < 0).mean()))})  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,168 @@
+"""The study behind notebooks 07 and 08: its arithmetic on tables made by hand, and a few real windows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from selfserve import training
+from selfserve.analytic import constants
+from selfserve.controller import forward
+from selfserve.environment import Episode
+from selfserve.features import AT, Flock
+from selfserve.figures import controller as figures
+from selfserve.situations import sample
+from selfserve.studies import controller as study
+from selfserve.studies import controller_runs as runs
+from selfserve.studies import training as training_study
+
+
+def table(costs, markets=("on-demand", "on-demand", "spot")):
+    """Return rows of rollouts: method -> cost in window 0 and 1 of each situation."""
+    tags = {"seen": "trained on", "family": "x", "boot": "b", "price": "p", "size": "s", "storms": "calm",
+            "belief": "right"}  # fmt: skip
+    return pd.DataFrame([
+        {"situation": i, "window": w, "method": m, "cost": own[i] * (1 + 0.01 * w), "violation_pct": 0.01,
+         "missed_pct": 0.0, "market": market, **tags}
+        for m, own in costs.items() for i, market in enumerate(markets) for w in (0, 1)
+    ])  # fmt: skip
+
+
+def test_change_is_the_mean_of_paired_logs():
+    found = study.by_kind(table({"tuned": [1, 2, 4], "controller": [0.9, 1.8, 2.0]}), "tuned", ["market"])
+    rows = found.set_index(["value", "method"])
+    assert rows.loc[("on-demand", "controller"), "change_pct"] == pytest.approx(-10)
+    assert rows.loc[("on-demand", "controller"), ["low_pct", "high_pct"]].tolist() == pytest.approx([-10, -10])
+    assert rows.loc[("spot", "controller"), "change_pct"] == pytest.approx(-50)
+    assert rows.loc[("all", "controller"), "change_pct"] == pytest.approx(100 * ((0.9 * 0.9 * 0.5) ** (1 / 3) - 1))
+    assert (found.loc[found["method"] == "tuned", "change_pct"].abs() < 1e-9).all()
+
+
+def test_interval_counts_situations_and_not_windows():
+    rng, few, many = np.random.default_rng(1), [], []
+    for i in range(30):
+        own = rng.normal()
+        few += [{"situation": i, "gain": own}]
+        many += [{"situation": i, "gain": own} for _ in range(20)]
+    narrow, wide = (np.diff(study.interval(pd.DataFrame(rows))[1:])[0] for rows in (many, few))
+    assert narrow == pytest.approx(wide, rel=0.1)
+    sem = pd.DataFrame(few)["gain"].std() / np.sqrt(30)
+    assert wide == pytest.approx(2 * 1.96 * sem, rel=0.15)
+
+
+def test_profile_is_the_share_of_windows_within_a_ratio():
+    share = study.profile(table({"a": [1, 1, 1.2], "b": [1.1, 1, 1]}), ["a", "b"]).set_index(["method", "ratio"])
+    at = lambda method, ratio: share.xs(method)["share"].iloc[np.searchsorted(share.xs(method).index, ratio)]  # noqa: E731
+    assert at("a", 1.0) == pytest.approx(2 / 3) and at("a", 1.21) == 1
+    assert at("b", 1.0) == pytest.approx(2 / 3) and at("b", 1.11) == 1
+
+
+def test_goals_are_judged_by_mean_and_interval():
+    costs = {"tuned": [1, 1, 1], "tuned_fixed": [1, 1, 1], "analytic": [1, 1, 1], "controller": [0.99, 0.94, 0.9]}
+    found = study.goals(table(costs)).set_index("figure")
+    assert found.loc["cost against tuned, on-demand", "verdict"] == "reached in the mean"
+    assert found.loc["cost against tuned, spot", "verdict"] == "reached"
+    assert found.loc["cost against tuned_fixed, on-demand", "verdict"] == "not reached"
+    assert found.loc["SLO violations, %", "verdict"] == "reached"
+
+
+def test_single_runs_are_matched_at_their_violations():
+    rows = {"bound": (1.0, 0), "clairvoyant": (1.05, 0), "tuned": (1.25, 0), "controller": (1.1, 0.02),
+            "mixed": (2.0, 0), "cheap_but_late": (1.0, 5.0), "prior": (1.375, 0.1)}  # fmt: skip
+    single = pd.DataFrame([
+        {"place": f"{market} {i}", "market": market, "policy": p, "cost_usd": c * (i + 1), "violation_pct": v}
+        for market in ("standard", "on-demand") for i in range(2) for p, (c, v) in rows.items()
+    ])  # fmt: skip
+    found = runs.single_goals(single).set_index("figure")["found"]
+    assert found.iloc[0] == pytest.approx(100 * np.log(1.25 / 1.1) / np.log(1.25 / 1.05))
+    assert found.iloc[1] == pytest.approx(-45)
+    assert found.iloc[2] == pytest.approx(-20), "what is late is no match"
+    assert found.iloc[3] == pytest.approx(1.1)
+
+
+@pytest.fixture(scope="module")
+def played():
+    """Return real rollouts of two situations on three machines."""
+    return study.rollouts(["tuned", "analytic", "most accurate models"], [24, 27], [0], "evaluate", 3, twins=True)
+
+
+def test_rollouts_meet_the_same_windows_and_show_what_a_choice_costs(played):
+    assert played.groupby("method").size().to_dict() == {"tuned": 2, "analytic": 2, "most accurate models": 2}
+    gain = study.gains(played, "analytic").set_index("method")["gain"]
+    assert (gain["most accurate models"] > 0.2).all(), "the most accurate models are dear"
+    assert (played["cost"] > 0.2).all() and (played["violation_pct"] < 5).all()
+
+
+def test_a_window_alone_costs_what_it_costs_among_others(played):
+    alone = study.rollouts(["analytic"], [27], [0], "evaluate", 3, twins=True)
+    among = played[(played["method"] == "analytic") & (played["situation"] == 27)]
+    assert alone["cost"].iloc[0] == pytest.approx(among["cost"].iloc[0], rel=1e-9)
+
+
+def test_headroom_is_shifted():
+    episode = training.episodes("train", [3], 600, 3, twins=True)[0]
+    for method in ("tuned", "analytic"):
+        plain, more = (
+            study.helm(m)(Flock([episode.case])).flock.base[0] for m in (method, f"{method}{study.SHIFTED}+0.1")
+        )
+        changed = np.flatnonzero(plain != more)
+        assert changed.tolist() == [AT["headroom"]]
+        assert more[AT["headroom"]] - plain[AT["headroom"]] == pytest.approx(0.1, abs=0.02)
+
+
+def test_the_expert_does_better_on_the_past_that_he_tuned_on():
+    one = sample("evaluate", 27, machines=5, twins=True)
+    load = np.random.default_rng(0).poisson(60 + 50 * np.sin(np.arange(3600) / 200)).astype(float)
+    known = dict(constants("tuned"))
+    found = training.tuned_on_past(one.scenario, load, 6)
+    names, start, _ = training.constant_space()
+    assert set(found) == set(names) and len(start) == len(names)
+    episode: Episode = training.past_episode(one.scenario, load)
+
+    def objective(values):
+        numbers = Flock([episode.case]).base.copy()
+        numbers[:, [AT[n] for n in values]] = list(values.values())
+        return training.rollout([episode], lambda flock: training.Constants(flock, numbers)).objective()[0]
+
+    assert objective(found) < objective({n: known[n] for n in names})
+    assert training.tuned_on_past(one.scenario, load[:600]) == {n: known[n] for n in names}, "too short a past"
+
+
+def test_settings_follow_price_and_boot():
+    moves = runs.settings_map().set_index(["swept", "setting"])
+    dear = moves.loc[("function price, x", "safety")].sort_values("value")["set_to"].to_numpy()
+    assert (np.diff(dear) > 0).all(), "the dearer functions are, the more machines are kept ready (newsvendor)"
+    slow = moves.loc[("boot, s", "fast")].sort_values("value")["set_to"].to_numpy()
+    assert len(slow) == 5 and np.isfinite(slow).all()
+
+
+def test_an_event_shows_in_the_machines():
+    step = runs.reaction("step", ["controller"], minutes=45, machines=4.0)
+    before, after = (step[step["minute"].between(*m)]["ready"].mean() for m in ((20, 29), (38, 44)))
+    assert 1.6 < after / before < 2.4
+    assert {"load", "ready", "function_pct"} <= set(step) and step["what"].unique() == ["step"]
+
+
+def test_shipped_nets_have_cards_and_stay_small():
+    cards = training_study.cards()
+    assert len(cards) >= 10 and cards["seed"].nunique() == len(cards)
+    assert cards[["method", "data", "limits", "validation"]].notna().all(axis=None)
+    leaning = training_study.weights()
+    assert leaning["same_sign"].between(0.5, 1).all()
+    assert sum(training_study.chance(10, k) for k in range(11)) == pytest.approx(1)
+
+
+def test_a_net_of_a_notebook_is_kept_and_played(tmp_path):
+    layers = training.net_of(np.full(len(training.MOVED) * (len(training.WATCHED) + 1), 0.01))
+    name = training_study.keep(layers, tmp_path / "mine.safetensors", 0, 1)
+    got = study.rollouts([name], [3], [0], "validate", 2, twins=True)
+    assert got["method"].tolist() == [name]
+    assert np.abs(forward(layers, np.ones((1, layers[0][0].shape[1])))).max() > 0
+
+
+def test_figures_show_every_method(played):
+    kinds = study.by_kind(played, "tuned")
+    fig = figures.by_kind(kinds, ["analytic"], "tuned")
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["analytic"]
+    assert len(fig.axes[0].get_yticklabels()) == len(kinds[["kind", "value"]].drop_duplicates())
+    pays = study.where_it_pays(played, {"formulas": ("analytic", "tuned")})
+    assert len(figures.where_it_pays(pays).axes[0].texts) == len(pays)
