@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import WIDTH_IN, finish, log_axis, marks, name_rows, policy_style
+from selfserve.figures.style import WIDTH_IN, finish, log_axis, marks, name_rows, policy_style, series
 
 LEAST_PCT = 0.003
 """Violations below this are drawn here: a logarithmic axis has no zero."""
@@ -65,11 +65,12 @@ def frontiers(table: pd.DataFrame) -> Figure:
 
 
 def rankings(ranks: pd.DataFrame) -> Figure:
-    """Draw the rank of each system in each situation."""
+    """Draw the rank of each system in each situation: columns are names, or (scenario, overrides, trace)."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.27 * len(ranks)))
     ordered = ranks.loc[ranks.mean(axis=1).sort_values().index]
     wide = ordered.set_axis([policy for policy, *_ in ordered.index], axis=0)
-    wide = wide.set_axis([f"{scenario}\n{trace}" for scenario, _, trace in ordered.columns], axis=1)
+    names = [c.replace(" ", "\n") if isinstance(c, str) else f"{c[0]}\n{c[2]}" for c in ordered.columns]
+    wide = wide.set_axis(names, axis=1)
     sns.heatmap(
         wide, annot=True, fmt="d", cmap="cividis_r", cbar=False, linewidths=0.5, ax=ax, annot_kws={"fontsize": 8}
     )
@@ -92,3 +93,35 @@ def parts(table: pd.DataFrame) -> Figure:
         ax.set(xlabel="cost over that of all parts", title=scenario)
         name_rows(ax, names)
     return finish(fig, axes[0], ncols=3)
+
+
+def modes(table: pd.DataFrame, late_pct: float) -> Figure:
+    """Draw dollars per hour of each resource mode over the SLO, a panel a trace; hollow where it is late too often."""
+    traces = list(dict.fromkeys(table["trace"]))
+    fig, axes = plt.subplots(1, len(traces), figsize=(WIDTH_IN, 3.0), sharey=True, squeeze=False)
+    for ax, trace in zip(axes[0], traces, strict=True):
+        for i, (mode, mine) in enumerate(table[table["trace"] == trace].groupby("mode", sort=False)):
+            look = series(i)
+            ax.plot(mine["slo_s"], mine["usd_per_hour"], label=mode, **look)
+            late = mine[mine["late_pct"] > late_pct]
+            ax.plot(late["slo_s"], late["usd_per_hour"], **look | {"linestyle": "none", "markerfacecolor": "white"})
+        log_axis(ax.xaxis, (0.1, 0.2, 0.5, 1))
+        log_axis(ax.yaxis)
+        ax.set(xlabel="SLO, s", title=trace)
+    axes[0, 0].set_ylabel("dollars per hour")
+    return finish(fig, axes[0, 0], ncols=5, fontsize=8)
+
+
+def correctness(table: pd.DataFrame) -> Figure:
+    """Draw cost and accuracy of cascade and ensemble over the error correlation, a line a quality of confidence."""
+    policies = list(dict.fromkeys(table["policy"]))
+    fig, axes = plt.subplots(2, len(policies), figsize=(WIDTH_IN, 3.8), sharex=True, sharey="row")
+    for column, policy in zip(axes.T, policies, strict=True):
+        for i, (auroc, mine) in enumerate(table[table["policy"] == policy].groupby("confidence_auroc")):
+            for ax, key in zip(column, ("cost_usd", "mean_accuracy_pct"), strict=True):
+                ax.plot(mine["error_correlation"], mine[key], label=f"AUROC {auroc:g}", **series(i))
+        column[0].set_title(policy)
+        column[1].set_xlabel("error correlation")
+    axes[0, 0].set(ylabel="dollars", ylim=(0, None))
+    axes[1, 0].set_ylabel("mean accuracy, %")
+    return finish(fig, axes[0, 0], ncols=3)

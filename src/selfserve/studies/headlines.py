@@ -17,6 +17,8 @@ from selfserve.studies.claims import VERDICTS, judge, span
 from selfserve.workload import make_workload
 
 _COLUMNS = {"cost": "cost_usd", "late": "slo_violation_pct", "accuracy": "mean_accuracy_pct"}
+LEAST = {"cost": 0.01, "late": 0.01, "accuracy": 0.1}
+"""Smaller differences are none: share of the cost, percentage points of late requests and of mean accuracy."""
 
 
 def headlines(runs: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +27,7 @@ def headlines(runs: pd.DataFrame) -> pd.DataFrame:
     Args:
         runs: of :func:`selfserve.studies.systems.compare`; rows that it does not hold are left out.
     """
-    able = runs[runs["reason"] == ""].set_index(["scenario", "policy", "trace"])
+    able = runs[runs["reason"] == ""].set_index(["scenario", "policy", "trace"]).sort_index()
     known = pd.read_csv(Path(__file__).with_name("headlines.csv"), keep_default_na=False)
     rows = []
     for row in known.itertuples():
@@ -33,13 +35,14 @@ def headlines(runs: pd.DataFrame) -> pd.DataFrame:
         if not all(place in able.index.droplevel("trace") for place in places):
             continue
         own, other = (able.loc[place, _COLUMNS[row.measure]] for place in places)
-        difference = (own - other).dropna()
-        held = (difference < 0) if row.direction == "below" else (difference > 0)
+        ahead = own / other - 1 if row.measure == "cost" else own - other
+        held = (ahead if row.direction == "above" else -ahead).dropna() > LEAST[row.measure]
         verdict = VERDICTS[0] if held.all() else VERDICTS[1] if held.any() else VERDICTS[2]
+        quiet = row.measure == "late" and max(own.max(), other.max()) < LEAST["late"]
         rows.append({
             "system": row.system, "against": row.against, "scenario": row.scenario, "headline": row.headline,
             "seen": _words(row.measure, own, other), "verdict": verdict, "source": row.source,
-            "why": "" if verdict == VERDICTS[0] else row.remark,
+            "why": "neither is late here" if quiet else "" if verdict == VERDICTS[0] else row.remark,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -62,7 +65,7 @@ def spot_discount(runs: pd.DataFrame) -> pd.DataFrame:
     """
     scenario = load_scenario("spot")
     home, spot = (next(p.usd_per_hour for p in scenario.pools if p.market == m) for m in ("on_demand", "spot"))
-    able, rows = runs[runs["reason"] == ""].set_index(["scenario", "policy", "trace"]), []
+    able, rows = runs[runs["reason"] == ""].set_index(["scenario", "policy", "trace"]).sort_index(), []
     for trace in dict.fromkeys(runs["trace"]):
         own = able.loc[("spot", "cocktail", trace)]
         listed = own["cost_usd"] + own["spot_cost_usd"] * (home / spot - 1)
@@ -100,7 +103,7 @@ def accuracy_in_failure(quick: bool, seed: int = 0, share: float = 0.2) -> pd.Da
     answers = log.filter(regex=r"^served\.").sum(axis=1)
     lost = log.filter(regex=r"^lost\.").sum(axis=1)
     minutes = pd.DataFrame({"minute": log["time_s"] // 60, "right": right, "answers": answers, "lost": lost})
-    means = minutes.groupby("minute", as_index=False).sum()
+    means = minutes.groupby("minute", as_index=False).sum().query("answers > 0")
     return means.assign(accuracy_pct=means["right"] / means["answers"], since=means["minute"] - at / 60)
 
 
@@ -164,3 +167,26 @@ def judge_modes(table: pd.DataFrame) -> dict[str, str]:
     moved = (batched.idxmin() != plain.idxmin()).any()
     measured = "cheapest in time: " + ", ".join(f"{1000 * slo:.0f} ms {name}" for slo, name in best.items())
     return judge("C25", measured, {"the order changes over 100 to 1,000 ms": crossing, "batching moves it": moved})
+
+
+# --- cascades and ensembles: what is not known about errors
+
+CORRELATIONS, AUROCS = (0.2, 0.5, 0.8, 0.95), (0.7, 0.85, 0.95)
+
+
+def correctness(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
+    """Return Tolerance Tiers and Cocktail under every error correlation and quality of confidence, in ``standard``."""
+    window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, 1200 if quick else 2400)[0]
+    correlations, aurocs = (CORRELATIONS[::3], AUROCS[::2]) if quick else (CORRELATIONS, AUROCS)
+    swept = [{"error_correlation": c, "confidence_auroc": a} for c in correlations for a in aurocs]
+    cases = [
+        run.Case(policy, *window, "standard", "{}", run.as_json({f"correctness.{k}": v for k, v in one.items()}), seed,
+                 oracle=False)
+        for policy in ("tolerance_tiers", "cocktail") for one in swept
+    ]  # fmt: skip
+    got = run.Runs(folder, progress=True)(cases, "error correlation x confidence")
+    keys = ("cost_usd", "mean_accuracy_pct", "accuracy_violation_pct", "slo_violation_pct")
+    return pd.DataFrame([
+        {"policy": c.policy, "error_correlation": r["error_correlation"], "confidence_auroc": r["confidence_auroc"]}
+        | {key: r[key] for key in keys} for c, r in zip(cases, got, strict=True)
+    ])  # fmt: skip

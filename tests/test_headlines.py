@@ -1,0 +1,99 @@
+"""The papers' headlines and claims C22, C23, C25: verdicts on tables made by hand, and real runs on a twin."""
+
+import pandas as pd
+import pytest
+
+from selfserve.policies import policy_names
+from selfserve.studies import headlines as study
+from selfserve.studies import systems
+
+KEYS = ("cost_usd", "spot_cost_usd", "slo_violation_pct", "accuracy_violation_pct", "mean_accuracy_pct")
+
+
+def runs(rows):
+    """Return runs: (scenario, policy, trace) -> the values of KEYS."""
+    return pd.DataFrame([
+        {"scenario": s, "policy": p, "trace": t, "reason": ""} | dict(zip(KEYS, values, strict=True))
+        for (s, p, t), values in rows.items()
+    ])  # fmt: skip
+
+
+def test_headlines_name_systems_that_are_there():
+    known = pd.read_csv(study.Path(study.__file__).with_name("headlines.csv"), keep_default_na=False)
+    assert set(known["system"]) | set(known["against"]) <= set(policy_names())
+    assert set(known["measure"]) <= set(study.LEAST) and set(known["direction"]) <= {"below", "above"}
+    assert (known[["headline", "source"]] != "").all(axis=None)
+
+
+def test_a_headline_is_judged_by_its_direction_on_every_trace():
+    cheaper, dearer, late = (1.0, 0, 0.0, 0, 80), (2.0, 0, 0.0, 0, 80), (2.0, 0, 1.0, 0, 80)
+    both = {("standard", "spock", "a"): cheaper, ("standard", "reactive", "a"): late}
+    found = study.headlines(runs(both)).set_index("seen")["verdict"].tolist()
+    assert found == ["reproduced", "reproduced"]
+    both |= {("standard", "spock", "b"): late, ("standard", "reactive", "b"): dearer}
+    found = study.headlines(runs(both))
+    assert found["verdict"].tolist() == ["partly", "partly"] and "0.50 to 1.00" in found["seen"].iloc[1]
+
+
+def test_a_difference_below_a_percent_is_none():
+    both = {("standard", "paragon", "a"): (0.995, 0, 0, 0, 80), ("standard", "mixed", "a"): (1.0, 0, 0, 0, 80)}
+    assert study.headlines(runs(both))["verdict"].tolist() == ["not reproduced"]
+
+
+def test_the_discount_is_taken_out_of_the_spot_machines_bill():
+    rows = {("spot", "cocktail", "a"): (2.0, 1.0, 0, 0, 80)}
+    rows |= {("standard", p, "a"): (4.0, 0, 0, 0, 80) for p in ("infaas", "clipper")}
+    found = study.spot_discount(runs(rows)).iloc[0]
+    assert found["with_discount"] == pytest.approx(2.0)
+    assert found["without_discount"] == pytest.approx(4.0 / (1.0 + 1.0 / found["spot_price_ratio"]))
+    assert 0.3 < found["spot_price_ratio"] < 0.4
+    verdict = study.judge_discount(study.spot_discount(runs(rows)))
+    assert verdict["id"] == "C22" and "not met: 1.2 to 1.6 with the discount" in verdict["why"]
+
+
+def test_accuracy_is_judged_by_order_dip_and_recovery():
+    minutes = pd.DataFrame({"since": range(-20, 21), "lost": [0.0] * 20 + [5.0] + [0.0] * 20})
+    minutes["accuracy_pct"] = 80.0 + 0.01 * (minutes["since"] % 2)
+    minutes.loc[minutes["since"].between(0, 2), "accuracy_pct"] = 78.0
+    rows = {("standard", p, "a"): (1, 0, 0, v, 80) for p, v in (("infaas", 30), ("clipper", 10), ("cocktail", 1))}
+    found = study.judge_accuracy(runs(rows), minutes)
+    assert found["verdict"] == "partly" and "dip 2.0" in found["measured"] and "after 3 minutes" in found["measured"]
+
+
+def test_modes_are_judged_by_the_cheapest_that_is_in_time():
+    costs = {"VMs alone": (9, 1), "VMs in batches": (9, 2), "functions alone": (5, 5), "functions in batches": (4, 4),
+             "VMs and functions": (6, 2)}  # fmt: skip
+    table = pd.DataFrame([{"mode": m, "slo_s": s, "trace": "a", "usd_per_hour": c[i], "late_pct": 0.0}
+                          for m, c in costs.items() for i, s in enumerate((0.1, 1.0))])  # fmt: skip
+    found = study.judge_modes(table)
+    assert found["verdict"] == "reproduced" and "100 ms functions in batches, 1000 ms VMs alone" in found["measured"]
+    table.loc[table["mode"].str.contains("functions"), "late_pct"] = 50.0
+    assert "100 ms VMs" in study.judge_modes(table)["measured"]
+
+
+def test_cocktail_keeps_its_accuracy_while_machines_are_lost():
+    minutes = study.accuracy_in_failure(quick=True)
+    assert minutes.loc[minutes["since"].between(0, 3), "lost"].sum() > 0
+    assert minutes["accuracy_pct"].between(70, 90).all()
+
+
+def test_correctness_moves_what_a_cascade_gives(tmp_path):
+    found = (
+        study.correctness(tmp_path, quick=True)
+        .set_index(["policy", "error_correlation", "confidence_auroc"])
+        .sort_index()
+    )
+    assert len(found) == 8
+    assert (
+        found.loc[("cocktail", 0.2), "mean_accuracy_pct"].min()
+        > found.loc[("cocktail", 0.95), "mean_accuracy_pct"].max()
+    )
+
+
+def test_markets_rank_the_systems_in_every_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(systems.run, "policies_in", lambda names: ["batch", "reactive", "clairvoyant"])
+    found = systems.markets(tmp_path, quick=True)
+    assert found["market"].notna().all() and set(found["market"]) == {"AWS", "functions x8", "load 1", "load 5"}
+    dear = found.set_index(["market", "policy"])["function_cost_usd"]
+    assert dear["functions x8", "batch"] == pytest.approx(2 * dear["AWS", "batch"], rel=1)
+    assert dear["functions x8", "batch"] > 1.5 * dear["AWS", "batch"]
