@@ -345,7 +345,7 @@ KEYS = (
     "simulate_ratio_to_w2", "env_steps_per_s", "env_requests_per_s", "env_ratio_to_simulator", "ppo_steps_per_s",
     "decision_p99_ms",
 )  # fmt: skip
-"""What :func:`run` reports; None without a compiler, and for a part that this version does not have."""
+"""What :func:`run` reports; None without a compiler."""
 
 
 def run_w1(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
@@ -414,7 +414,41 @@ def run_env(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
     }
 
 
-PARTS = {"env": run_env, "w1": run_w1, "w2": run_w2, "simulate": run_simulate}
+def run_controller(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
+    """Measure decisions per second of training by PPO, learning included, and how long the controller decides."""
+    from selfserve.policies import make_policy
+    from selfserve.ppo import train_ppo
+
+    stamps: list[tuple[float, float]] = []
+    train_ppo(
+        4096 if quick else 4 * 2048,
+        SEED,
+        60,
+        progress=lambda row: stamps.append((row["decisions"], time.perf_counter())),
+    )
+    steps_per_s = (stamps[-1][0] - stamps[0][0]) / (stamps[-1][1] - stamps[0][1])
+    policy, scenario, took = make_policy("controller"), load_scenario("standard"), []
+    workload = w2(600, 5.0).workload if quick else w2(3600).workload
+
+    class Timed(Constant):
+        def reset(self, scenario: Scenario, history: np.ndarray) -> None:
+            policy.reset(scenario, history)
+
+        def decide(self, observation: Observation) -> Decision:
+            begun = time.perf_counter()
+            decision = policy.decide(observation)
+            took.append(1000 * (time.perf_counter() - begun))
+            return decision
+
+    simulate(scenario, workload, Timed(w2(10, 5.0).decision, scenario.interval_s), SEED)
+    p99 = float(np.quantile(took, 0.99))
+    say(
+        f"PPO: {steps_per_s:,.0f} decisions/s; controller: {p99:.2f} ms a decision at p99, {np.median(took):.2f} at p50"
+    )
+    return {"ppo_steps_per_s": steps_per_s, "decision_p99_ms": p99}
+
+
+PARTS = {"env": run_env, "w1": run_w1, "w2": run_w2, "simulate": run_simulate, "controller": run_controller}
 
 
 def run(quick: bool = False, progress: bool = True, only: str | None = None) -> dict[str, float | None]:

@@ -79,6 +79,15 @@ def test_single_runs_are_matched_at_their_violations():
     assert found.iloc[3] == pytest.approx(1.1)
 
 
+def test_the_self_managed_claim_is_judged_by_trace():
+    rows = [(f"{t} {i}", "standard", p, c, v, c) for t in ("a", "b") for i in range(3)
+            for p, c, v in (("controller", 1.0, 0.0), ("paragon", 1.5 if t == "a" else 0.9, 0.0))]  # fmt: skip
+    single = pd.DataFrame(rows, columns=["place", "market", "policy", "cost_usd", "violation_pct", "to_bound"])
+    assert runs.judge_self_managed(single)["verdict"] == "not reproduced"
+    kept = runs.judge_self_managed(single[single["place"].str.startswith("a")])
+    assert kept["verdict"] == "reproduced" and "-33.3% of paragon's cost" in kept["measured"]
+
+
 @pytest.fixture(scope="module")
 def played():
     """Return real rollouts of two situations on three machines."""

@@ -3,9 +3,10 @@
 import pandas as pd
 import pytest
 
+from selfserve.forecast import FORECASTERS
 from selfserve.policies import policy_names
+from selfserve.studies import forecasts, systems
 from selfserve.studies import headlines as study
-from selfserve.studies import systems
 
 KEYS = ("cost_usd", "spot_cost_usd", "slo_violation_pct", "accuracy_violation_pct", "mean_accuracy_pct")
 
@@ -97,3 +98,22 @@ def test_markets_rank_the_systems_in_every_place(tmp_path, monkeypatch):
     dear = found.set_index(["market", "policy"])["function_cost_usd"]
     assert dear["functions x8", "batch"] == pytest.approx(2 * dear["AWS", "batch"], rel=1)
     assert dear["functions x8", "batch"] > 1.5 * dear["AWS", "batch"]
+
+
+def test_forecasts_are_judged_on_bursty_traces_and_by_what_they_cost():
+    error = pd.DataFrame([("WITS", "lstm", 1.0, 0.6), ("WITS", "linear_trend", 2.0, 1.0), ("twitter", "lstm", 3.0, 1.5),
+                          ("twitter", "linear_trend", 2.0, 1.0)],
+                         columns=["trace", "forecaster", "rmse", "relative"])  # fmt: skip
+    cost = pd.DataFrame([("lstm", 1.05), ("linear_trend", 1.0)], columns=["forecaster", "cost_ratio"])
+    found = forecasts.judge_forecasts(error, cost)
+    assert found["verdict"] == "reproduced" and "twitter: LSTM 1.50" in found["measured"]
+    assert forecasts.judge_forecasts(error.assign(relative=0.9), cost)["verdict"] == "partly"
+
+
+def test_every_forecaster_is_measured_and_run(tmp_path, monkeypatch):
+    error = forecasts.errors(quick=True)
+    assert set(error["forecaster"]) == set(FORECASTERS) and (error["rmse"] > 0).all()
+    monkeypatch.setattr(forecasts, "FORECASTERS", ("last_value", "linear_trend"))
+    cost = forecasts.effect(tmp_path, quick=True)
+    assert cost.set_index("forecaster").loc["linear_trend", "cost_ratio"] == 1
+    assert cost["cost_usd"].nunique() == 2, "another forecast, another fleet"

@@ -20,6 +20,7 @@ from selfserve.policies import policy_names
 from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.simulator import simulate
 from selfserve.situations import sample
+from selfserve.studies.claims import judge
 from selfserve.studies.prior import over_time
 from selfserve.traces import make_trace, split_ranges
 from selfserve.workload import Workload, load_trace, make_workload
@@ -133,6 +134,25 @@ def single_goals(table: pd.DataFrame) -> pd.DataFrame:
     ratio = float(np.exp(np.log(standard["controller"] / standard["bound"]).mean()))
     note("cost over the bound in standard", 1.11, 1.09, ratio, ratio <= 1.11)
     return pd.DataFrame(rows)
+
+
+def judge_self_managed(table: pd.DataFrame) -> dict[str, str]:
+    """Return the verdict on claim C16: cost and violations beside paragon, the bound and the integer program."""
+    standard = table[table["market"] == "standard"].assign(trace=lambda t: t["place"].str.split().str[0])
+    means = standard.groupby(["trace", "policy"])[["cost_usd", "violation_pct", "to_bound"]].mean()
+    own, paragon = means.xs("controller", level="policy"), means.xs("paragon", level="policy")
+    cheaper, as_good = own["cost_usd"] <= paragon["cost_usd"], own["violation_pct"] <= paragon["violation_pct"]
+    both, enough = int((cheaper & as_good).sum()), 0.75 * len(own)
+    ratio = _change(own["cost_usd"], paragon["cost_usd"])
+    measured = f"{ratio:+.1f}% of paragon's cost, {own['violation_pct'].mean():.3f}% late against "
+    measured += f"{paragon['violation_pct'].mean():.3f}%; {own['to_bound'].mean():.2f} times the bound"
+    if "forecast_milp" in means.index.get_level_values("policy"):
+        milp = means.xs("forecast_milp", level="policy")["cost_usd"]
+        measured += f", {_change(own['cost_usd'], milp):+.1f}% of the integer program's cost"
+    bands = {"no dearer than paragon on 3 of 4 traces": cheaper.sum() >= enough,
+             "and no later there": both >= enough}  # fmt: skip
+    why = "the controller is formulas that retune themselves; nets trained by reinforcement lost to them on validation"
+    return judge("C16", measured, bands, why)
 
 
 def _change(own: pd.Series, other: pd.Series) -> float:
