@@ -44,9 +44,7 @@ def effect(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
         for c, f, r in zip(cases, list(FORECASTERS) * (len(cases) // len(FORECASTERS)), got, strict=True)
     ])  # fmt: skip
     line = table[table["forecaster"] == "linear_trend"].set_index(["policy", "trace"])["cost_usd"]
-    return table.assign(
-        cost_ratio=table["cost_usd"] / table.join(line, on=["policy", "trace"], rsuffix="_0")["cost_usd_0"]
-    )
+    return table.assign(cost_ratio=table["cost_usd"] / table.join(line.rename("line"), on=["policy", "trace"])["line"])
 
 
 def judge_forecasts(error: pd.DataFrame, cost: pd.DataFrame) -> dict[str, str]:

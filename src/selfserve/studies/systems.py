@@ -113,7 +113,7 @@ def decomposition(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     ])  # fmt: skip
     whole = found[found["part"] == "all parts"].set_index(["scenario", "trace"])["cost_usd"]
     return found.assign(
-        cost_ratio=found["cost_usd"] / found.join(whole, on=["scenario", "trace"], rsuffix="_0")["cost_usd_0"]
+        cost_ratio=found["cost_usd"] / found.join(whole.rename("whole"), on=["scenario", "trace"])["whole"]
     )
 
 
