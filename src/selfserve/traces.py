@@ -23,7 +23,7 @@ import pooch
 from selfserve.errors import InputError
 
 NS = 1_000_000_000
-MAX_REQUESTS_PER_SECOND = 1_000_000  #: largest count of one second, in a trace file and after scaling
+MAX_REQUESTS_PER_SECOND = 2_000_000  #: largest count of one second, in a trace file and after scaling
 MAX_SECONDS = 10_000_000  #: longest trace, about 116 days
 FOLDER_VARIABLE = "SELFSERVE_TRACES"
 
