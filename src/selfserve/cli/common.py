@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -138,4 +139,5 @@ def json_line(record: Mapping[str, Any]) -> str:
         value = value.item() if hasattr(value, "item") else value
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
+    ctypes.CDLL(None).fflush(None)  # HiGHS now and then prints to C's stdout; the record must be the last line
     return json.dumps(plain(record), allow_nan=False)
