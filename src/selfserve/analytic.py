@@ -77,11 +77,11 @@ class Pilot:
     def __init__(self, flock: Flock, values: np.ndarray | None = None) -> None:
         self.flock = flock
         self.values = np.broadcast_to(multipliers() if values is None else values, (flock.shape[0], len(NAMES)))
-        self._believed = np.stack([_believed(c.scenario, flock.pools) for c in flock.cases])
+        most = max(p.max_batch for c in flock.cases for p in c.scenario.pools)
+        self._believed = np.stack([_believed(c.scenario, flock.pools, most) for c in flock.cases])
         used = flock.share[:, :, 0] > 0
         room = WAITS * flock.slo_s[:, :, None] / np.maximum(flock.target_s, 1e-9)
         self._room = np.where(used & np.isfinite(flock.target_s), room, np.inf).min(axis=(1, 2))
-        self._plain = np.array([max(c.state.batches) == 1 for c in flock.cases])
         self.start()
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class Pilot:
         if seen.time_s > 0:
             machines = ~flock.function
             keep = np.exp(-seen.interval_s / (10 * flock.boot_s))
-            expected = np.einsum("epmk,epm->ep", seen.served, self._believed)
+            expected = np.einsum("epmk,epm->ep", seen.served, self._in_batches(seen.batch_mean))
             self._busy = keep * self._busy + (seen.busy_slot_s * machines).sum(axis=1)
             self._expected = keep * self._expected + (expected * machines).sum(axis=1)
             self._judge(seen)
@@ -118,8 +118,18 @@ class Pilot:
 
     def measured(self) -> np.ndarray:
         """Return mean service times over the believed ones, [E]; 1 until a minute of work was seen."""
-        known = self._plain & (self._expected > 60)
+        known = self._expected > 60
         return np.where(known, np.clip(self._busy / np.maximum(self._expected, 1e-9), *MEASURED), 1.0)
+
+    def _in_batches(self, mean: np.ndarray) -> np.ndarray:
+        """Return believed seconds of a request [E, P, M] in batches of these mean sizes [E, P]."""
+        most = self._believed.shape[-1]
+        size = np.clip(mean, 1, most)
+        low = np.minimum(size.astype(int), max(1, most - 1))
+        pair = (np.take_along_axis(self._believed, (at - 1)[:, :, None, None], 3)[..., 0]
+                for at in (low, np.minimum(low + 1, most)))  # fmt: skip
+        below, above = pair
+        return below + (size - low)[:, :, None] * (above - below)
 
     def settings(self) -> np.ndarray:
         """Return the planner's numbers [E, N]."""
@@ -169,9 +179,11 @@ class Pilot:
         return self.flock.decide(self.flock.base, self.flock.base_level)
 
 
-def _believed(scenario: Scenario, pools: int) -> np.ndarray:
-    """Return believed seconds of a request [pools, M], 0 where a model is not resident."""
-    found = np.zeros((pools, len(scenario.models)))
+def _believed(scenario: Scenario, pools: int, most: int) -> np.ndarray:
+    """Return believed seconds of a request [pools, M, batch size - 1], 0 where a model is not resident."""
+    found = np.zeros((pools, len(scenario.models), most))
     for p, pool in enumerate(scenario.pools):
-        found[p, list(pool.models)] = [pool.service_s(m) for m in pool.models]
+        for m in pool.models:
+            sizes = np.minimum(np.arange(1, most + 1), pool.max_batch).tolist()
+            found[p, m] = [pool.service_s(m, b) / b for b in sizes]
     return found

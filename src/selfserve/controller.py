@@ -249,6 +249,7 @@ def nothing_seen(flock: Flock) -> Seen:
         time_s=0.0, interval_s=flock.interval_s, arrivals=zero((n, k)), ready=zero((n, p)), booting=zero((n, p)),
         busy_slot_s=zero((n, p)), queued=zero((n, p, k)), head_age_s=zero((n, p, k)), served=zero((n, p, m, k)),
         late=zero((n, k)), accuracy_sum=zero((n, k)), lost=zero((n, p)), refused=zero((n, p)), spend_usd=zero((n, p)),
+        batch_mean=zero((n, p)),
     )  # fmt: skip
 
 

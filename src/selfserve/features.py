@@ -72,12 +72,13 @@ class Seen:
     lost: np.ndarray
     refused: np.ndarray
     spend_usd: np.ndarray
+    batch_mean: np.ndarray
 
     @classmethod
     def one(cls, seen: Observation) -> Seen:
         """Return an observation as that of one world."""
         same = ("ready", "busy_slot_s", "queued", "head_age_s", "served", "late", "accuracy_sum", "lost", "refused",
-                "spend_usd")  # fmt: skip
+                "spend_usd", "batch_mean")  # fmt: skip
         sums = {"arrivals": seen.arrivals.sum(axis=0)[None], "booting": seen.booting.sum(axis=1)[None]}
         return cls(seen.time_s, seen.interval_s, **sums, **{name: getattr(seen, name)[None] for name in same})
 
@@ -131,7 +132,7 @@ class Case:
         state, pools = self.state, self.scenario.pools
         shape = len(self.routes), max(map(len, self.routes))
         self.step, self.late_model = np.zeros(shape, np.int64), np.full(shape, -1)
-        self.target_s, self.late_s = np.full(shape, np.inf), np.zeros(shape)
+        self.target_s, self.late_s, self.batch_s = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
         self.side = np.zeros((*shape, 2))
         """[K, R, 2]: a route's weight is its model's share times ``side`` . (1, spot's part of the ready slots)."""
         self.share = np.zeros((len(self.routes), LEVELS, shape[1]))
@@ -148,6 +149,7 @@ class Case:
                 self.step[k, i] = at
                 if after:
                     self.target_s[k, i] = state.selector.latency_s(after[0].pool, after[0].model)
+                self.batch_s[k, i] = state.batch_s(step.pool, step.model)
                 self.late_s[k, i] = state.selector.latency_s(step.pool, step.model)
                 self.late_model[k, i] = (state.selector.feasible(k, step.pool) or (step.model,))[0]
                 waits_on_spot = step.pool == self.spots[k] != self.homes[k]
@@ -234,7 +236,8 @@ class Flock:
             for c in cases
         ])  # fmt: skip
         self.step, self.late_model = wide("step").astype(np.int64), wide("late_model", -1).astype(np.int64)
-        self.target_s, self.late_s, self.side = wide("target_s", np.inf), wide("late_s"), wide("side")
+        self.target_s, self.side = wide("target_s", np.inf), wide("side")
+        self.late_s, self.batch_s = wide("late_s"), wide("batch_s")
         self.share = np.stack([np.pad(c.share, [(0, 0), (0, 0), (0, r - c.share.shape[2])]) for c in cases])
         self.work, self.price = np.stack([c.work for c in cases]), np.stack([c.price for c in cases])
         self.group, self.statics = np.stack([c.group for c in cases]), np.stack([c.statics for c in cases])
@@ -264,14 +267,13 @@ class Flock:
     def start(self) -> None:
         """Go back to where the histories end."""
         n, k, _ = self.shape
-        states = [c.state for c in self.cases]
         self._lag = np.maximum(1, np.ceil(self.boot_s / self.interval_s - 1e-12).astype(int))
         self._room = max(
             int(LONGEST_HOLD * self.boot_s.max() / self.interval_s) + 2, SEEN + 1, int(self._lag.max()) + 1
         )
         self.past, self.rates = np.zeros((n, 2 * self._room, len(WINDOWS), k)), np.zeros((n, 2 * self._room, k))
         self._n_past, self._n_rates = np.ones(n, int), np.zeros(n, int)
-        for e, state in enumerate(states):
+        for e, state in enumerate(c.state for c in self.cases):
             averages = [a for _, a in state.past] or [state.averages]
             self._fill(self.past[e], averages)
             self._n_past[e] = len(averages)
@@ -282,14 +284,13 @@ class Flock:
             self._fill(self.rates[e], recent)
             self._n_rates[e] = len(recent)
         self._at = self._room - 1
-        self.averages = np.stack([s.averages for s in states])
-        self.changes = np.stack([s.changes for s in states])
+        self.averages = np.stack([c.state.averages for c in self.cases])
+        self.changes = np.stack([c.state.changes for c in self.cases])
         self.trouble = np.zeros((n, self.pools))
         self.seen: Seen | None = None
         self.targets = np.zeros((n, self.pools), np.int64)
-        self.bias, self.error = np.zeros(n), np.zeros(n)
-        self.late_lately, self.late_total, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
-        self.function_share, self.function_spend = np.zeros(n), np.zeros(n)
+        self.bias, self.error, self.late_lately, self.late_total, self.total = np.zeros((5, n))
+        self.function_share, self.function_spend = np.zeros((2, n))
         self.answers, self.accuracy, self.elapsed = np.zeros((n, k)), np.zeros((n, k)), np.zeros((n, k))
         self._keep = np.exp(-self.interval_s / (WINDOWS * self.boot_s[:, None]))[:, :, None]
 
@@ -448,7 +449,7 @@ class Flock:
         part = np.divide(second, home + second, out=np.tile(spot[:, None], (1, self.shape[1])), where=home + second > 0)
         weight = self.share[self._worlds, self._classes, level]
         weight = weight * (self.side[..., 0] + self.side[..., 1] * part[:, :, None])
-        slack = get("leave_margin") * self.target_s
+        slack = np.maximum(get("leave_margin") * self.target_s, self.batch_s)
         cold = get("cold_margin") * self.init_s[:, None, None]
         slack = slack + np.where(slack + cold < self.slo_s[:, :, None], cold, 0.0)
         slack = np.where(np.isfinite(self.target_s), slack, -np.inf)

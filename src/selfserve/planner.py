@@ -144,9 +144,9 @@ class ModelSelector:
         self._accuracy = scenario.accuracy_pct
         self._tail = 1 + P99 * scenario.service.spread
 
-    def latency_s(self, pool: int, model: int) -> float:
-        """Return the believed p99 service time of one request, seconds (``inf`` where the model is not resident)."""
-        return self.scenario.pools[pool].service_s(model) * self._tail
+    def latency_s(self, pool: int, model: int, batch: int = 1) -> float:
+        """Return the believed p99 service time of a batch, seconds (``inf`` where the model is not resident)."""
+        return self.scenario.pools[pool].service_s(model, batch) * self._tail
 
     def feasible(self, k: int, pool: int) -> tuple[int, ...]:
         """Return the pool's models that meet class ``k``'s accuracy floor and, at p99, its SLO; cheapest first."""
@@ -207,6 +207,20 @@ class ModelSelector:
             if min(spare, default=-1.0) >= 0:
                 return batch, min(spare)
         return 1, 0.0
+
+    def own_batch(self, pool: int, slo_share: float) -> int:
+        """Return the largest batch that is answered within ``slo_share`` of the SLO of each class; times at p99.
+
+        Where many workers share a queue one is free soon, whatever the others hold: only the own batch takes time.
+        """
+        spec = self.scenario.pools[pool]
+        served = [k for k in range(len(self.scenario.classes)) if self.serves(k, pool)]
+        uses = [(k, m) for k in served for m, share in self.mix(k, pool) if share > 0]
+        for batch in range(spec.max_batch, 1, -1):
+            own = [self._tail * spec.service_s(m, batch) / self.scenario.classes[k].slo_s for k, m in uses]
+            if max(own, default=inf) <= slo_share:
+                return batch
+        return 1
 
     def _best_effort(self, k: int, pool: int) -> tuple[int, ...]:
         models = self.scenario.pools[pool].models
@@ -270,6 +284,7 @@ class ResourceSelector:
         pool: name of the one pool to use instead.
         batch_share: share of the SLOs that batches may use up (of :meth:`ModelSelector.batch`); 0: no batches. Only
             pools where a full batch at least halves the work of a request (GPUs) have any.
+        own_share: the other pools batch what waits anyway, of :meth:`ModelSelector.own_batch`; 0: they do not.
 
     Raises:
         InputError: there is no such pool.
@@ -282,10 +297,11 @@ class ResourceSelector:
         market: str = "on_demand",
         pool: str | None = None,
         batch_share: float = 0.0,
+        own_share: float = 0.0,
     ) -> None:
         self.scenario = scenario
         self.selector = selector
-        batches = [self._batch(p, batch_share) for p in range(len(scenario.pools))]
+        batches = [self._batch(p, batch_share, own_share) for p in range(len(scenario.pools))]
         self.batches = tuple(batch for batch, _ in batches)
         """[P] batches that the pools' machines are believed to be filled with."""
         self.batch_wait_s = tuple(wait_s for _, wait_s in batches)
@@ -307,11 +323,14 @@ class ResourceSelector:
         for k, p in enumerate(self.pool_of):
             self._machines_per_rate[p, k] = self.work_s[k] / scenario.pools[p].slots
 
-    def _batch(self, pool: int, slo_share: float) -> tuple[int, float]:
+    def _batch(self, pool: int, slo_share: float, own_share: float) -> tuple[int, float]:
+        spec = self.scenario.pools[pool]
+        if spec.is_function:
+            return 1, 0.0
         batch, wait_s = self.selector.batch(pool, slo_share)
-        service_s = self.scenario.pools[pool].service_s
-        pays = all(service_s(m, batch) <= batch / 2 * service_s(m) for m in self.scenario.pools[pool].models)
-        return (batch, wait_s) if pays and not self.scenario.pools[pool].is_function else (1, 0.0)
+        if all(spec.service_s(m, batch) <= batch / 2 * spec.service_s(m) for m in spec.models):
+            return batch, wait_s
+        return self.selector.own_batch(pool, own_share) if own_share > 0 else 1, 0.0
 
     def _work_s(self, k: int, pool: int) -> float:
         batch = self.batches[pool]

@@ -85,7 +85,7 @@ class Road:
     def _read(self) -> Seen:
         """Read the interval that just ended; the same as ``Simulator`` observes of one world."""
         seen = self.worlds.observe()
-        for name in ("batch_mean", "cold_starts", "queued_request_s"):
+        for name in ("cold_starts", "queued_request_s"):
             del seen[name]
         seen["arrivals"], seen["booting"] = seen["arrivals"].sum(axis=1), seen["booting"].sum(axis=2)
         return Seen(time_s=self.now_ns / 1e9, interval_s=self.worlds.span_ns / 1e9, **seen)
