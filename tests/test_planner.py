@@ -282,3 +282,19 @@ def test_no_load_needs_nothing():
     planner = make_planner()
     decision = planner.decide(observe(planner.scenario, 1.0), planner.monitor.last, planner.routes(["never"] * 3))
     assert decision.machines == (0, 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_a_batch_of_what_waits_takes_no_more_than_its_share_of_the_slo(share):
+    scenario = make_scenario()
+    vm = next(i for i, p in enumerate(scenario.pools) if not p.is_function)
+    truth = np.full((len(MODELS), 5), 50_000_000) * np.arange(5)  # of batches of 0 to 4
+    pool = dataclasses.replace(scenario.pools[vm], service_ns=truth, believed_ns=truth)
+    scenario = dataclasses.replace(scenario, pools=tuple(pool if i == vm else p for i, p in enumerate(scenario.pools)))
+    selector = ModelSelector(scenario)
+    tightest, tail = min(c.slo_s for c in scenario.classes), 1 + 2.33 * scenario.service.spread
+    got = selector.own_batch(vm, share)
+    fits = [b for b in range(1, 5) if 0.05 * b * tail <= share * tightest]
+    assert got == max(fits, default=1)
+    assert ResourceSelector(scenario, selector, own_share=share).batches[vm] == got
+    assert ResourceSelector(scenario, selector).batches[vm] == 1, "only who asks for it"

@@ -11,6 +11,9 @@ from planner_cases import RELAXED, STRICT, machines_over_time, make_pool, make_s
 from selfserve.errors import InputError
 from selfserve.policies import make_policy, parameter_names, policy_names, with_hindsight
 from selfserve.protocol import Admit, Policy
+from selfserve.scenario import load_scenario
+from selfserve.simulator import simulate
+from selfserve.workload import load_trace, make_workload
 
 ONE_CLASS = make_scenario(classes=[dataclasses.replace(STRICT, share=1.0)])  # a machine carries 40 requests/s
 
@@ -284,3 +287,15 @@ def test_a_users_file_that_cannot_be_used(tmp_path, content, name, message):
     with pytest.raises(InputError, match=message) as error:
         make_policy(f"{file}:{name}")
     assert "\n" not in str(error.value)
+
+
+def test_machines_batch_what_waits_anyway_and_nobody_is_late_for_it():
+    scenario = load_scenario("standard", {"load_machines": 6.0})
+    workload = make_workload(load_trace("WITS-twin"), scenario, 20_000, 2400, 0)
+    alone, together = (
+        simulate(scenario, workload, make_policy("tuned", own_share=share), 0, decisions=True) for share in (0.0, 0.6)
+    )
+    assert together.summary["cost_usd"] < 0.97 * alone.summary["cost_usd"]
+    assert together.summary["slo_violation_pct"] < 0.1
+    sizes = [run.decisions["batch_mean.vm"].max() for run in (alone, together)]
+    assert sizes[0] == 1 and sizes[1] > 1.5

@@ -79,7 +79,8 @@ class Steering:
         interval_s: seconds between decisions.
         models: how the model selector chooses at level 0.
         pool: the on-demand VM pool to use (default: the cheapest that serves the classes, batches counted).
-        batch_share: share of the SLOs that batches may use up (0: no batches).
+        batch_share: share of the SLOs that filling batches may use up (0: none fills).
+        own_share: share of the SLOs that a batch of what waits anyway may take.
 
     Raises:
         InputError: the scenario has no on-demand VM pool.
@@ -94,13 +95,14 @@ class Steering:
         models: ModelChoice = "cheapest",
         pool: str | None = None,
         batch_share: float = 0.0,
+        own_share: float = OWN_SHARE,
     ) -> None:
         self.scenario = scenario
         self.boot_s = scenario.vm.pending_s + scenario.vm.boot_s
         self.monitor = LoadMonitor(scenario, history, interval_s)
         self.selector = ModelSelector(scenario, models)
         self.functions = FunctionConfigurator(scenario, self.selector)
-        select = partial(ResourceSelector, scenario, self.selector, batch_share=batch_share, own_share=OWN_SHARE)
+        select = partial(ResourceSelector, scenario, self.selector, batch_share=batch_share, own_share=own_share)
         self.homes = select(pool=pool)
         spot = any(p.market == "spot" for p in scenario.pools)
         self.spots = select("spot") if spot else None

@@ -14,7 +14,7 @@ from selfserve.planner import ModelChoice, require
 from selfserve.policies.base import Choice, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
-from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering, steer
+from selfserve.steering import LONGEST_HOLD, OWN_SHARE, WINDOWS, PlannerSettings, Steering, steer
 
 _TUNED = constants("tuned")
 
@@ -31,7 +31,8 @@ class Tuned:
 
     Args:
         level: accuracy level of every class.
-        batch_share: share of the SLOs that batches may use up (0: no batches).
+        batch_share: share of the SLOs that filling batches may use up, on pools where that pays (GPUs; 0: none).
+        own_share: share of the SLOs that a batch of what waits anyway may take, on the others (0: none).
         models: how the models of a class are chosen at level 0.
         pool: on-demand VM pool to use (default: the cheapest that serves the classes).
         interval_s: seconds between decisions (default: the scenario's).
@@ -69,6 +70,7 @@ class Tuned:
     late_binding: float = _TUNED["late_binding"]
     level: float = 0.0
     batch_share: float = 1.0
+    own_share: float = OWN_SHARE
     models: ModelChoice = "cheapest"
     pool: str | None = None
     interval_s: float | None = None
@@ -79,7 +81,8 @@ class Tuned:
         """Check the parameters."""
         window, share = (float(WINDOWS[0]), float(WINDOWS[-1])), (0, 1)
         limits = {"fast": window, "slow": window, "hold": (0, LONGEST_HOLD), "spot_share": share, "level": share}
-        for n in (*self.tunable, "spot_headroom", "late_binding", "level"):
+        limits["own_share"] = share
+        for n in (*self.tunable, "spot_headroom", "late_binding", "level", "own_share"):
             value = getattr(self, n)
             least, most = limits.get(n, (-9 if n == "safety" else 0, inf))
             wanted = f"from {least:g} to {most:g}" if most < inf else f"{least:g} or more"
@@ -91,8 +94,9 @@ class Tuned:
         """Start a run."""
         self.interval_s = self._own_interval_s or scenario.interval_s
         self.state = Steering(
-            scenario, history, self.interval_s, models=self.models, pool=self.pool, batch_share=self.batch_share
-        )
+            scenario, history, self.interval_s, models=self.models, pool=self.pool, batch_share=self.batch_share,
+            own_share=self.own_share,
+        )  # fmt: skip
         own = {n: getattr(self, n) for n in PlannerSettings.__dataclass_fields__ if n != "levels"}
         self.settings = PlannerSettings(levels=(self.level,) * len(scenario.classes), **own)
 

@@ -25,6 +25,7 @@ PARTS: Mapping[str, Mapping[str, object]] = {
     "no safety": {"safety": 0.0},
     "no hold": {"hold": 0.0},
     "no deferral": {"early": True},
+    "no batches": {"own_share": 0.0, "batch_share": 0.0},
     "no spot": {"spot_share": 0.0},
     "best models": {"models": "most_accurate"},
 }
