@@ -374,6 +374,6 @@ def card(situations: int, seed: int, twins: bool = False, **more: Any) -> dict[s
         one = sample("train", i, twins=twins)
         start, length = one.window(i // 5 % one.windows)
         ranges.setdefault(one.source, []).append((start, start + min(length, LENGTH_S)))
-    limits = "CPU pools without batches; three classes; at most 12 machines in training"
+    limits = "CPU pools; three classes; at most 12 machines in training"
     data = f"training situations 0 to {situations - 1}"
     return {"data": data, "training_ranges": ranges, "seed": seed, "limits": limits, **more}
