@@ -36,7 +36,7 @@ _AZURE = {"prices": "azure_eastus", "pools.vm.resource": "Standard_F2s_v2", "poo
 _GCP = {"prices": "gcp_us_central1", "pools.vm.resource": "n1-standard-4", "pools.fn.resource": "cloud_functions",
         "pools.fn.memory_mb": 2048.0}  # fmt: skip
 PRICES: Mapping[str, Mapping[str, object]] = {"AWS": {}, "Azure": _AZURE, "GCP": _GCP}
-RATIOS, SIZES = (2, 4, 8), (1, 5, 100, 1000)
+RATIOS, SIZES = (2, 4, 8), (1, 5, 100)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
 TRAINED = ("mark", "forecast_milp")
 """Systems that train a network on the history before a window; the quick pass leaves them out."""
