@@ -123,13 +123,11 @@ class Pilot:
 
     def _in_batches(self, mean: np.ndarray) -> np.ndarray:
         """Return believed seconds of a request [E, P, M] in batches of these mean sizes [E, P]."""
-        most = self._believed.shape[-1]
-        size = np.clip(mean, 1, most)
-        low = np.minimum(size.astype(int), max(1, most - 1))
-        pair = (np.take_along_axis(self._believed, (at - 1)[:, :, None, None], 3)[..., 0]
-                for at in (low, np.minimum(low + 1, most)))  # fmt: skip
-        below, above = pair
-        return below + (size - low)[:, :, None] * (above - below)
+        e, p = np.ogrid[: mean.shape[0], : mean.shape[1]]
+        size = np.clip(mean, 1, self._believed.shape[2])
+        low = np.floor(size).astype(int)
+        below, above = self._believed[e, p, low - 1], self._believed[e, p, np.ceil(size).astype(int) - 1]
+        return below + (size - low)[..., None] * (above - below)
 
     def settings(self) -> np.ndarray:
         """Return the planner's numbers [E, N]."""
@@ -180,10 +178,10 @@ class Pilot:
 
 
 def _believed(scenario: Scenario, pools: int, most: int) -> np.ndarray:
-    """Return believed seconds of a request [pools, M, batch size - 1], 0 where a model is not resident."""
-    found = np.zeros((pools, len(scenario.models), most))
+    """Return believed seconds of a request [pools, batch size - 1, M], 0 where a model is not resident."""
+    found = np.zeros((pools, most, len(scenario.models)))
     for p, pool in enumerate(scenario.pools):
-        for m in pool.models:
-            sizes = np.minimum(np.arange(1, most + 1), pool.max_batch).tolist()
-            found[p, m] = [pool.service_s(m, b) / b for b in sizes]
+        for b in range(1, most + 1):
+            size = min(b, pool.max_batch)
+            found[p, b - 1, list(pool.models)] = [pool.service_s(m, size) / size for m in pool.models]
     return found

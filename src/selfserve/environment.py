@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 import gymnasium
@@ -123,9 +124,7 @@ class _ByDigest:
 def _situation(
     split: Split, index: int, window: int, twins: bool, most_machines: float | None
 ) -> tuple[Scenario, Workload, str]:
-    one = sample(split, index, twins=twins)
-    if most_machines is not None and (one.scenario.load_machines or 0) > most_machines:
-        one = sample(split, index, machines=most_machines, twins=twins)
+    one = sample(split, index, at_most=most_machines or inf, twins=twins)
     return one.scenario, one.workload(window), f"{one.name}.{window}"
 
 

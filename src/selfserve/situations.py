@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,13 +105,16 @@ class Situation:
         return make_workload(self.trace(), self.scenario, start, length, self.seed)
 
 
-def sample(split: Split, index: int, *, machines: float | None = None, twins: bool = False) -> Situation:
+def sample(
+    split: Split, index: int, *, machines: float | None = None, at_most: float = inf, twins: bool = False
+) -> Situation:
     """Return situation ``index`` of a split.
 
     Args:
         split: train, validate or evaluate.
         index: from 0; families take turns, and every third situation has spot machines.
         machines: size of the fleet instead of the sampled one (the scaling figure).
+        at_most: larger fleets are thinned to this size.
         twins: use the twins even where the real traces are at hand.
 
     Raises:
@@ -125,7 +129,7 @@ def sample(split: Split, index: int, *, machines: float | None = None, twins: bo
     seed, family = own["first_seed"] + index, own["families"][index % len(own["families"])]
     spot = index % everything["market"]["spot_every"] == everything["market"]["spot_every"] - 1
     base = "spot" if spot else "standard"
-    overrides = _overrides(seed, base, machines or _draw(seed, "machines", own["machines"]))
+    overrides = _overrides(seed, base, min(at_most, machines or _draw(seed, "machines", own["machines"])))
     overrides["name"] = f"{split}-{index}"
     scenario = _resolved(base, overrides)
     twin = family in SOURCES and (twins or not trace_file(family).is_file())

@@ -6,15 +6,19 @@ boots and losses (common random numbers), so that differences of cost are theirs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Protocol
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, constants, multipliers
 from selfserve.environment import Course, Episode, Task
-from selfserve.features import AT, NUMBERS, Case, Flock, Orders, Seen
+from selfserve.features import AT, Case, Flock, Orders, Seen
+from selfserve.policies.base import Range
+from selfserve.policies.tuned import Tuned
 from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.situations import Split, distribution, sample
 from selfserve.traces import make_trace, split_ranges
@@ -96,9 +100,7 @@ def episodes(
     found = []
     for i in indices:
         own = i // 5 if window is None else window
-        one = sample(split, i, twins=twins)
-        if most_machines and (exact or (one.scenario.load_machines or 0) > most_machines):
-            one = sample(split, i, machines=most_machines, twins=twins)
+        one = sample(split, i, machines=most_machines if exact else None, at_most=most_machines or inf, twins=twins)
         whole = one.workload(own % one.windows)
         if length_s and whole.seconds > length_s:
             whole = replace(whole, seconds=length_s, counts=whole.counts[:length_s])
@@ -172,47 +174,43 @@ def evolve(
     return np.asarray(low + search.mean * wide)
 
 
-def constant_space() -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return names [C] of the settings that ``tuned`` has tuned, their start [C] and bounds [C, 2]; logs where wide."""
-    from selfserve.policies.base import Range
-    from selfserve.policies.tuned import Tuned
-
-    ranges = {n: r for n, r in Tuned.tunable.items() if isinstance(r, Range) and n in AT}
-    ranges |= {"spot_headroom": Range(0.7, 1.6), "late_binding": Range(0.0, 2.0)}
-    start = {n: f for n, f in START.items() if n in ranges}
-    bounds = np.array([[_read(r.low, r.log), _read(r.high, r.log)] for r in ranges.values()])
-    return list(ranges), np.array([_read(start[n], r.log) for n, r in ranges.items()]), bounds
-
-
 START = {
     "headroom": 1.0, "safety": 0.0, "fast": 0.2, "slow": 2.0, "weight": 0.7, "hold": 1.0, "drain": 1.0,
     "leave_margin": 1.1, "cold_margin": 0.8, "spot_share": 0.8, "spot_headroom": 1.05, "spot_caution": 2.0,
     "late_binding": 0.2,
 }  # fmt: skip
-LOGS = ("fast", "slow", "drain")
+"""Hand-set constants of the planner, from which ``tuned`` was first searched."""
 
 
-def _read(value: float, log: bool) -> float:
-    return float(np.log(value)) if log else float(value)
+def constant_space() -> dict[str, Range]:
+    """Return where the planner's constants are searched, by setting: those of ``tuned``, and two that it keeps."""
+    found = {n: r for n, r in Tuned.tunable.items() if isinstance(r, Range) and n in AT}
+    return found | {"spot_headroom": Range(0.7, 1.6), "late_binding": Range(0.0, 2.0)}
 
 
-def constants_helm(names: Sequence[str]) -> Callable[[Flock, np.ndarray], Helm]:
-    """Return what makes :class:`Constants` from points of :func:`constant_space`."""
-    columns = np.array([AT[n] for n in names])
-    logs = np.array([n in LOGS for n in names])
-
-    def make(flock: Flock, points: np.ndarray) -> Helm:
-        numbers = flock.base.copy()
-        numbers[:, columns] = np.where(logs, np.exp(np.where(logs, points, 0.0)), points)
-        return Constants(flock, numbers)
-
-    return make
+def constants_helm(flock: Flock, points: np.ndarray) -> Helm:
+    """Return :class:`Constants` at points [E, C] of the unit cube over :func:`constant_space`."""
+    numbers = flock.base.copy()
+    for i, (name, own) in enumerate(constant_space().items()):
+        numbers[:, AT[name]] = own.at(points[:, i])
+    return Constants(flock, numbers)
 
 
-def settings_of(names: Sequence[str], point: np.ndarray) -> dict[str, float]:
-    """Return a point of :func:`constant_space` as settings, to four digits."""
-    values = {n: float(np.exp(x)) if n in LOGS else float(x) for n, x in zip(names, point, strict=True)}
-    return {n: float(f"{x:.4g}") for n, x in values.items() if n in NUMBERS}
+def search_constants(start: Mapping[str, float], played: Sequence[Episode], generations: int, seed: int, **more: Any
+                     ) -> dict[str, float]:  # fmt: skip
+    """Return the planner's constants that :func:`evolve` finds from ``start``, to four digits.
+
+    Args:
+        start: by setting; what is missing begins at :data:`START`.
+        played: episodes.
+        generations: of the search.
+        seed: of the search.
+        **more: of :func:`evolve`.
+    """
+    space = constant_space()
+    places = np.array([own.place(start.get(n, START[n])) for n, own in space.items()])
+    found = evolve(places, np.tile([0.0, 1.0], (len(space), 1)), constants_helm, played, generations, seed, **more)
+    return {n: float(f"{own.at(x):.4g}") for (n, own), x in zip(space.items(), found.tolist(), strict=True)}
 
 
 def standard_windows(each: int = 20, machines: float = MOST_MACHINES) -> list[Episode]:
@@ -243,15 +241,12 @@ def tune_constants(
         situations: training situations 0 to this number.
         sigma: first step as a share of the bounds' width.
     """
-    from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, multipliers
-
     played = standard_windows() if what == "tuned_fixed" else episodes("train", range(situations))
     if what == "analytic":
         bounds = np.array([MULTIPLIERS[n][1:] for n in NAMES])
         point = evolve(multipliers(), bounds, Pilot, played, generations, seed, sigma=sigma)
         return {n: float(f"{x:.4g}") for n, x in zip(NAMES, point, strict=True)}
-    names, start, bounds = constant_space()
-    return settings_of(names, evolve(start, bounds, constants_helm(names), played, generations, seed, sigma=sigma))
+    return search_constants({}, played, generations, seed, sigma=sigma)
 
 
 REPLAY_MACHINES = 5.0
@@ -294,17 +289,13 @@ def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, se
     That is an expert who retunes a situation on its own history before he serves it. On a history that is too short for
     the controller to retune (``controller.LEAST_S``) he keeps those of ``tuned``.
     """
-    from selfserve.analytic import constants
     from selfserve.controller import LEAST_S
 
-    names, start, bounds = constant_space()
     known = constants("tuned")
     if len(load) < LEAST_S or not np.any(load):
-        return {n: known[n] for n in names if n in known}
-    start = np.array([_read(known.get(n, START[n]), n in LOGS) for n in names])
+        return {n: known[n] for n in constant_space()}
     played = [past_episode(scenario, np.asarray(load, float)[-seconds:])]
-    point = evolve(start, bounds, constants_helm(names), played, generations, 0, batch=1, sigma=0.08, quiet=True)
-    return settings_of(names, point)
+    return search_constants(known, played, generations, 0, batch=1, sigma=0.08, quiet=True)
 
 
 WATCHED = ("mean_12", "deviation", "forecast_error", "change", "busy_home", "function_spend", "late_so_far",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Space:
         """Return the numbers of a point of the unit cube, to four digits."""
         values: dict[str, object] = {}
         for (name, r), u in zip(self.numbers.items(), point.tolist(), strict=True):
-            x = exp(log(r.low) + u * (log(r.high) - log(r.low))) if r.log else r.low + u * (r.high - r.low)
+            x = r.at(u)
             values[name] = round(x) if r.integer else float(f"{x:.4g}")
         return values
 
@@ -93,9 +93,7 @@ def space_of(policy: str, scenario: Scenario) -> Space:
 def _unit(r: Range, value: object) -> float:
     if not isinstance(value, int | float):
         return 0.5
-    x = min(max(float(value), r.low), r.high)
-    u = (log(x) - log(r.low)) / (log(r.high) - log(r.low)) if r.log else (x - r.low) / (r.high - r.low)
-    return float(min(max(u, 0.02), 0.98))
+    return float(min(max(r.place(value), 0.02), 0.98))
 
 
 Found = tuple[float, dict[str, object]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
-from typing import ClassVar
+from math import inf, log
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,15 @@ class Range:
     high: float
     log: bool = False
     integer: bool = False
+
+    def at(self, place: Any) -> Any:
+        """Return the values at places from 0 to 1."""
+        return self.low * (self.high / self.low) ** place if self.log else self.low + place * (self.high - self.low)
+
+    def place(self, value: float) -> float:
+        """Return where a value lies, from 0 to 1; what is outside lies at the end."""
+        x = min(max(float(value), self.low), self.high)
+        return log(x / self.low) / log(self.high / self.low) if self.log else (x - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)

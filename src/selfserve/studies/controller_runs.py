@@ -52,9 +52,7 @@ def _single(policy: str, scenario: Scenario, workload: Workload, seed: int, name
 
 
 def _in_situation(policy: str, index: int, machines: float, twins: bool) -> dict[str, Any]:
-    one = sample("evaluate", index, twins=twins)
-    if (one.scenario.load_machines or 0) > machines:
-        one = sample("evaluate", index, machines=machines, twins=twins)
+    one = sample("evaluate", index, at_most=machines, twins=twins)
     return _single(policy, one.scenario, one.workload(0), index, one.name) | {"market": one.tags["market"]}
 
 
