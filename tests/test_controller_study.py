@@ -157,7 +157,9 @@ def test_shipped_nets_have_cards_and_stay_small():
     assert cards[["method", "data", "limits", "validation"]].notna().all(axis=None)
     leaning = training_study.weights()
     assert leaning["same_sign"].between(0.5, 1).all()
-    assert sum(training_study.chance(10, k) for k in range(11)) == pytest.approx(1)
+    found, expected = training_study.agreement(leaning, 10)
+    assert found == (leaning["same_sign"] > 0.85).sum()
+    assert expected == pytest.approx(len(leaning) * 2 * (1 + 10) / 2**10), "nine or ten of ten coins, either side"
 
 
 def test_a_net_of_a_notebook_is_kept_and_played(tmp_path):

@@ -128,8 +128,8 @@ def replacing(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def json_line(record: Mapping[str, Any]) -> str:
-    """Return one line of strict JSON: numpy scalars as numbers, what is not finite as null."""
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print one line of strict JSON, the last one: numpy scalars as numbers, what is not finite as null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -139,5 +139,5 @@ def json_line(record: Mapping[str, Any]) -> str:
         value = value.item() if hasattr(value, "item") else value
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    ctypes.CDLL(None).fflush(None)  # HiGHS now and then prints to C's stdout; the record must be the last line
-    return json.dumps(plain(record), allow_nan=False)
+    ctypes.CDLL(None).fflush(None)  # what HiGHS printed past Python's streams comes before
+    print(json.dumps(plain(record), allow_nan=False))

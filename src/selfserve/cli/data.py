@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from selfserve.cli.common import JSON, add_command, json_line, option, output_file, replacing
+from selfserve.cli.common import JSON, add_command, option, output_file, print_json, replacing
 from selfserve.errors import InputError
 
 
@@ -117,7 +117,7 @@ def traces(args: argparse.Namespace) -> None:
     for key, value in rows.items():
         print(f"  {key:<18} {_short(value)}")
     if args.json:
-        print(json_line(facts))
+        print_json(facts)
 
 
 def _short(value: Any) -> str:

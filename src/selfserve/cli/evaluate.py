@@ -155,4 +155,4 @@ def advise(args: argparse.Namespace) -> None:
         with common.replacing(figure) as part:
             drawn.savefig(part, dpi=200)
     if args.json:
-        print(common.json_line(r))
+        common.print_json(r)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,6 @@ from selfserve.cli.common import option
 from selfserve.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from selfserve.protocol import Policy
     from selfserve.scenario import Scenario
     from selfserve.workload import Workload
@@ -72,15 +69,16 @@ def simulate(args: argparse.Namespace) -> None:
     if figure is not None and result.decisions is not None:
         from selfserve.figures.prior import load_and_capacity
         from selfserve.figures.style import use_style
+        from selfserve.studies.prior import over_time
 
         use_style()
-        drawn = load_and_capacity(_over_time(result.decisions, args.policy, scenario))
+        drawn = load_and_capacity(over_time(result.decisions, scenario).assign(scheme=args.policy))
         drawn.set_figheight(3.2)
         with common.replacing(figure) as part:
             drawn.savefig(part, dpi=200)
     _print_summary(summary, workload.seconds)
     if args.json:
-        print(common.json_line(summary))
+        common.print_json(summary)
 
 
 def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) -> Policy:
@@ -95,23 +93,6 @@ def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) ->
             raise InputError(f"--set {min(parameters)}: policy clairvoyant has no parameters")
         return make_clairvoyant(workload, scenario, args.seed)
     return make_policy(args.policy, **with_hindsight(args.policy, workload.counts, parameters))
-
-
-def _over_time(log: pd.DataFrame, policy: str, scenario: Scenario) -> pd.DataFrame:
-    """Return the table of :func:`~selfserve.figures.prior.load_and_capacity` from a decision log."""
-    import pandas as pd
-
-    from selfserve.workload import mean_work
-
-    machines = "|".join(re.escape(pool.name) for pool in scenario.pools if not pool.is_function)
-    answers = log.filter(regex=r"^served\.").sum(axis=1)
-    on_machines = log.filter(regex=rf"^served\.({machines})\.").sum(axis=1)
-    arrivals = log.filter(regex=r"^arrivals\.").sum(axis=1) / log["interval_s"]
-    return pd.DataFrame({
-        "scheme": policy, "minute": log["time_s"] / 60, "load": arrivals * mean_work(scenario),
-        "ready": log.filter(regex=rf"^ready\.({machines})$").sum(axis=1),
-        "function_pct": 100 * (answers - on_machines) / answers,
-    })  # fmt: skip
 
 
 def _print_summary(s: dict[str, Any], seconds: int) -> None:
@@ -159,4 +140,4 @@ def bound(args: argparse.Namespace) -> None:
             "method": found.method, "oracle_cost_usd": found.certificate_usd, "relaxation_usd": found.total_usd,
             "relaxation_split_usd": found.split,
         }  # fmt: skip
-        print(common.json_line(record))
+        common.print_json(record)

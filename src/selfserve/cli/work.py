@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from selfserve.cli.common import JSON, add_command, json_line, option, pairs, repeated
+from selfserve.cli.common import JSON, add_command, option, pairs, print_json, repeated
 from selfserve.errors import InputError
 from selfserve.runner import NotebookError, project_root, publish_reference, run_notebooks
 
@@ -57,4 +57,4 @@ def bench(args: argparse.Namespace) -> None:
     for key, value in found.items():
         print(f"  {key:<24} {'-' if value is None else format(value, ',.4g')}")
     if args.json:
-        print(json_line(found))
+        print_json(found)

@@ -10,10 +10,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import MARKERS, WIDTH_IN, finish, log_axis, marks, name_rows, policy_style, series
-
-LEAST_PCT = 0.003
-"""Violations below this are drawn here: a logarithmic axis has no zero."""
+from selfserve.figures.style import (
+    LEAST_LATE_PCT,
+    MARKERS,
+    WIDTH_IN,
+    finish,
+    log_axis,
+    marks,
+    name_rows,
+    policy_style,
+    series,
+)
 
 
 def multipliers(table: pd.DataFrame) -> Figure:
@@ -97,7 +104,7 @@ def ablations(table: pd.DataFrame, base: str) -> Figure:
         look = marks(i, label=market)
         left.hlines(y, rows["low_pct"], rows["high_pct"], color=look["color"], linewidth=1.2)
         left.plot(rows["change_pct"], y, **look)
-        right.plot(rows["violation_pct"].clip(lower=LEAST_PCT), y, **look)
+        right.plot(rows["violation_pct"].clip(lower=LEAST_LATE_PCT), y, **look)
     left.axvline(0, color="black", linewidth=0.8)
     left.set(xlabel=f"cost against {base}, %", xscale="symlog")
     left.set_xscale("symlog", linthresh=10)
@@ -128,7 +135,7 @@ def frontier(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for ax, market in zip(axes[0], markets, strict=True):
         for method in methods:
             own = table[(table["method"] == method) & (table["market"] == market)].sort_values("shift")
-            ax.plot(own["violation_pct"].clip(lower=LEAST_PCT), own["cost"], label=method, **policy_style(method))
+            ax.plot(own["violation_pct"].clip(lower=LEAST_LATE_PCT), own["cost"], label=method, **policy_style(method))
         log_axis(ax.xaxis, (0.01, 0.1, 1))
         ax.set(xlabel="late requests, %", title=market)
     axes[0, 0].set_ylabel("cost over the work's price")
@@ -191,7 +198,7 @@ def standing(table: pd.DataFrame) -> Figure:
     for ax, market in zip(axes[0], markets, strict=True):
         for _, row in table[(table["market"] == market) & (table["policy"] != "bound")].iterrows():
             look = policy_style(row["policy"]) | {"linestyle": "none", "markersize": 7}
-            ax.plot(max(LEAST_PCT, row["violation_pct"]), row["to_bound"], label=row["policy"], **look)
+            ax.plot(max(LEAST_LATE_PCT, row["violation_pct"]), row["to_bound"], label=row["policy"], **look)
         ax.axhline(1, color="black", linewidth=0.8)
         log_axis(ax.xaxis, (0.01, 0.1, 1, 10))
         log_axis(ax.yaxis, (1, 1.2, 1.5, 2, 3, 5))

@@ -10,10 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import WIDTH_IN, finish, log_axis, marks, name_rows, policy_style, series
-
-LEAST_PCT = 0.003
-"""Violations below this are drawn here: a logarithmic axis has no zero."""
+from selfserve.figures.style import LEAST_LATE_PCT, WIDTH_IN, finish, log_axis, marks, name_rows, policy_style, series
 
 
 def capabilities(table: pd.DataFrame, dimensions: Sequence[str]) -> Figure:
@@ -42,7 +39,7 @@ def cost_and_violations(systems: pd.DataFrame, scenarios: Sequence[str] = ("stan
         mean = able[able["scenario"] == scenario].groupby("policy", sort=False)[["log", "slo_violation_pct"]].mean()
         for policy, row in mean.dropna().iterrows():
             look = policy_style(str(policy)) | {"linestyle": "none", "markersize": 7}
-            ax.plot(max(LEAST_PCT, row["slo_violation_pct"]), np.exp(row["log"]), label=policy, **look)
+            ax.plot(max(LEAST_LATE_PCT, row["slo_violation_pct"]), np.exp(row["log"]), label=policy, **look)
         ax.set(xscale="log", xlabel="late requests (%)", title=scenario)
         ax.axhline(1, color="black", lw=0.8)
     axes[0, 0].set(ylabel="cost over the bound", ylim=(0, None))  # after all panels: their axis is one
@@ -55,7 +52,7 @@ def frontiers(table: pd.DataFrame) -> Figure:
     for policy, mine in table.groupby("policy", sort=False):
         mine = mine.sort_values("knob")
         ax.plot(
-            mine["slo_violation_pct"].clip(lower=LEAST_PCT),
+            mine["slo_violation_pct"].clip(lower=LEAST_LATE_PCT),
             mine["usd_per_hour"],
             label=policy,
             **policy_style(str(policy)),

@@ -202,7 +202,8 @@ def over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
     Columns: ``minute``, ``load`` (machines that the arrivals would keep busy), ``ready`` (machines), ``function_pct``
     (share of the answers that functions gave), ``waiting`` (requests).
     """
-    resources = ResourceSelector(scenario, ModelSelector(scenario))
+    market = "on_demand" if any(pool.market == "on_demand" for pool in scenario.pools) else "spot"
+    resources = ResourceSelector(scenario, ModelSelector(scenario), market)
     machines = [pool.name for pool in scenario.pools if not pool.is_function]
     arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
     rows = pd.DataFrame({"minute": (log["time_s"] // 10) / 6})

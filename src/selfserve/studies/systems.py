@@ -15,6 +15,7 @@ import pandas as pd
 from selfserve.evaluation import run, summary
 from selfserve.policies import policy_names
 from selfserve.scenario import load_scenario
+from selfserve.situations import distribution
 from selfserve.studies.claims import judge
 from selfserve.studies.prior import price_ratio
 
@@ -31,11 +32,6 @@ PARTS: Mapping[str, Mapping[str, object]] = {
 }
 """``tuned`` with one part left out at a time."""
 SCENARIOS = ("standard", "spot", "gpu", "wide")
-_AZURE = {"prices": "azure_eastus", "pools.vm.resource": "Standard_F2s_v2", "pools.fn.resource": "azure_functions",
-          "pools.fn.memory_mb": 1536.0}  # fmt: skip
-_GCP = {"prices": "gcp_us_central1", "pools.vm.resource": "n1-standard-4", "pools.fn.resource": "cloud_functions",
-        "pools.fn.memory_mb": 2048.0}  # fmt: skip
-PRICES: Mapping[str, Mapping[str, object]] = {"AWS": {}, "Azure": _AZURE, "GCP": _GCP}
 RATIOS, SIZES = (2, 4, 8), (1, 5, 100)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
 TRAINED = ("mark", "forecast_milp")
@@ -75,16 +71,27 @@ def compare(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     return _run(cases, labels, "systems x scenarios x traces", folder)
 
 
+def providers() -> dict[str, dict[str, object]]:
+    """Return overrides of ``standard`` by provider, as situations draw them; AWS is as it stands."""
+    found = {}
+    for one in distribution()["provider"]["options"]:
+        found[one["prices"].split("_")[0]] = {
+            "prices": one["prices"], "pools.vm.resource": one["vm"], "pools.fn.resource": one["function"],
+            "pools.fn.memory_mb": one["memory_mb"],
+        }  # fmt: skip
+    return {"aws": {}} | {name: overrides for name, overrides in found.items() if name != "aws"}
+
+
 def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return one row a run of every system over price lists, function prices and sizes of the load, no bounds.
 
     ``standard`` on twenty scored minutes of one trace each; ``market`` names the situation.
     """
     now, length = price_ratio(load_scenario("standard")), 1200 if quick else 1800
-    places = dict(PRICES) | {f"functions x{r}": {"function.price_factor": r / now} for r in RATIOS}
+    places = providers() | {f"functions x{r}": {"function.price_factor": r / now} for r in RATIOS}
     places |= {f"load {n:,}": {"load_machines": float(n)} for n in SIZES}
     if quick:
-        places = {name: places[name] for name in ("AWS", "functions x8", "load 1", "load 5")}
+        places = {name: places[name] for name in ("aws", "functions x8", "load 1", "load 5")}
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, length)
     names = {run.as_json(overrides): name for name, overrides in places.items()}
     policies = [p for p in run.policies_in(["all"]) if p != "clairvoyant" and not (quick and p in TRAINED)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import comb
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binom
 
 from selfserve import training
 from selfserve.analytic import MULTIPLIERS, NAMES, multipliers
@@ -60,9 +61,9 @@ def keep(layers: Layers, file: Path, seed: int, rollouts: int) -> str:
     return str(file)
 
 
-def chance(nets: int, agree: int) -> float:
-    """Return how likely exactly ``agree`` of the nets share one given sign if signs are fair coins."""
-    return comb(nets, agree) / 2**nets
+def agreement(table: pd.DataFrame, nets: int, share: float = 0.9) -> tuple[int, float]:
+    """Return how many weights of :func:`weights` have one sign in that share of the nets, and how many chance gives."""
+    return int((table["same_sign"] >= share).sum()), float(2 * len(table) * binom.sf(ceil(share * nets) - 1, nets, 0.5))
 
 
 def cards() -> pd.DataFrame:
