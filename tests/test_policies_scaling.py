@@ -389,7 +389,7 @@ def test_steering_changes_nothing_and_repeats_itself():
 
 def test_headroom_is_machines_over_the_load():
     for headroom, machines in ((0.6, 3), (1.0, 5), (1.5, 8)):
-        assert steer(steering(), PlannerSettings(headroom=headroom)).machines[0] == machines
+        assert steer(steering(own_share=0.0), PlannerSettings(headroom=headroom)).machines[0] == machines
 
 
 def test_hold_is_in_boot_times():
@@ -477,7 +477,9 @@ def test_batches_hold_one_model_a_class():
     gpu = batching("gpu", slots=1, usd=0.3)
     mean = dataclasses.replace(ONE, mean_accuracy_pct=79.0)
     scenario = make_scenario(pools=[gpu, make_pool("fn", "function")], classes=[mean])
-    split, whole = (steer(steering(scenario, batch_share=b), PlannerSettings()) for b in (0.0, 1.0))
+    split, whole = (
+        steer(steering(scenario, batch_share=b, own_share=0.0), PlannerSettings()) for b in (0.0, 1.0)
+    )
     assert (split.batch_max[0], whole.batch_max[0]) == (1, 16)
     assert len([r for r in whole.routes[0] if r.weight > 0]) == 1
     assert whole.machines[0] < split.machines[0]
