@@ -6,12 +6,11 @@ of the split (:func:`selfserve.traces.split_ranges`), and the families ``mmpp`` 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import inf
@@ -21,9 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.signal import lfilter
 
-from selfserve import catalog
 from selfserve.errors import InputError
-from selfserve.scenario import NS, Pool, Scenario, Storm, load_scenario
+from selfserve.scenario import NS, Scenario, load_scenario
 from selfserve.traces import SOURCES, Trace, make_trace, split_ranges, trace_file
 from selfserve.workload import Workload, load_trace, make_workload
 
@@ -131,7 +129,7 @@ def sample(
     base = "spot" if spot else "standard"
     overrides = _overrides(seed, base, min(at_most, machines or _draw(seed, "machines", own["machines"])))
     overrides["name"] = f"{split}-{index}"
-    scenario = _resolved(base, overrides)
+    scenario = load_scenario(base, overrides)
     twin = family in SOURCES and (twins or not trace_file(family).is_file())
     source = f"{family}-twin" if twin else family
     tags = _tags(scenario, overrides, spot, family in everything["splits"]["train"]["families"])
@@ -180,7 +178,8 @@ def _overrides(seed: int, base: str, machines: float) -> dict[str, object]:
         overrides[f"pools.{pool}.max_machines"] = max(2000, int(20 * machines))
     if base == "spot":
         overrides |= _spot(seed, provider["notice_s"])
-    template = _template(base, *(_frozen(overrides[k]) for k in _RESOLVED[base]))
+    resources = {k: v for k, v in overrides.items() if k == "prices" or k.startswith("pools.")}
+    template = _template(base, json.dumps({k: v for k, v in resources.items() if not k.endswith("max_machines")}))
     overrides["function.price_factor"] = draw["function_price"] / price_ratio(template)
     return overrides | _classes(seed, template, draw["service_spread"])
 
@@ -234,73 +233,10 @@ def _classes(seed: int, template: Scenario, spread: float) -> dict[str, object]:
     return overrides
 
 
-_RESOLVED = {
-    base: ("prices", *(f"pools.{p}.{k}" for p in pools for k in ("resource", "models")), "pools.fn.memory_mb")
-    for base, pools in (("standard", ("vm", "fn")), ("spot", ("vm", "spot", "fn")))
-}
-"""What takes the catalogue to resolve: few combinations, kept; all else is a number in a dataclass."""
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 @cache
-def _template(base: str, *values: Any) -> Scenario:
-    """Return a scenario with these resources and models at function price 1."""
-    thawed = [list(v) if isinstance(v, tuple) else v for v in values]
-    return load_scenario(base, dict(zip(_RESOLVED[base], thawed, strict=True)) | {"function.price_factor": 1.0})
-
-
-@cache
-def _prices(name: str) -> Any:
-    return catalog.load_prices(name)
-
-
-def _resolved(base: str, overrides: Mapping[str, Any]) -> Scenario:
-    """Return what ``load_scenario(base, overrides)`` returns, without reading the catalogue each time."""
-    plain = _template(base, *(_frozen(overrides[k]) for k in _RESOLVED[base]))
-    section = lambda name: {k.split(".")[1]: v for k, v in overrides.items() if k.startswith(f"{name}.")}  # noqa: E731
-    classes = tuple(
-        replace(c, **{k.split(".")[2]: v for k, v in overrides.items() if k.startswith(f"classes.{c.name}.")})
-        for c in plain.classes
-    )
-    spot = section("spot")
-    if spot:
-        spot["storms"] = tuple(Storm(*storm) for storm in spot["storms"])
-    scenario = replace(
-        plain,
-        name=overrides["name"],
-        load_machines=overrides["load_machines"],
-        classes=classes,
-        pools=tuple(_pool(p, overrides) for p in plain.pools),
-        vm=replace(plain.vm, **section("vm")),
-        function=replace(plain.function, **section("function")),
-        spot=replace(plain.spot, **spot),
-        service=replace(plain.service, **section("service")),
-        share_drift=overrides["workload.share_drift"],
-        digest="",
-    )
-    text = json.dumps(asdict(scenario), sort_keys=True, default=lambda x: x.tolist())
-    return replace(scenario, digest=hashlib.sha256(text.encode()).hexdigest())
-
-
-def _pool(pool: Pool, overrides: Mapping[str, Any]) -> Pool:
-    factor, service = overrides["service.believed_factor"], pool.service_ns
-    believed = np.where(service > 0, np.maximum(np.rint(service * factor), 1), 0).astype(np.int64)
-    most = overrides.get(f"pools.{pool.name}.max_machines", pool.max_machines)
-    own = replace(pool, believed_ns=believed, max_machines=most)
-    if not pool.is_function:
-        return own
-    row, gb_hours = _prices(overrides["prices"]).loc[pool.resource], pool.memory_mb / 1024 * 3600
-    gb_hours *= overrides["function.price_factor"]
-    return replace(
-        own,
-        usd_per_hour=gb_hours * float(row["provisioned_usd_per_gb_s"]),
-        usd_per_busy_hour=gb_hours * float(row["usd_per_gb_s"]),
-        usd_per_busy_hour_provisioned=gb_hours * float(row["provisioned_duration_usd_per_gb_s"]),
-        usd_per_request=float(row["usd_per_request"]) * overrides["function.price_factor"],
-    )
+def _template(base: str, resources: str) -> Scenario:
+    """Return a scenario with these resources and models (dotted keys as JSON): few combinations, kept."""
+    return load_scenario(base, json.loads(resources))
 
 
 def _tags(scenario: Scenario, overrides: Mapping[str, Any], spot: bool, seen: bool) -> dict[str, str]:
