@@ -164,8 +164,6 @@ def _overrides(seed: int, base: str, machines: float) -> dict[str, object]:
         "vm.boot_s": draw["ready_s"] - pending,
         "vm.boot_spread": draw["boot_spread"],
         "function.init_s": draw["init_s"],
-        "function.concurrency": max(1000, int(10 * machines)),  # a soft limit, which large users have raised
-        "function.burst_per_10s": max(1000, int(10 * machines)),
         "service.spread": draw["service_spread"],
         "service.believed_factor": draw["believed_factor"],
         "workload.share_drift": draw["share_drift"],
@@ -173,15 +171,23 @@ def _overrides(seed: int, base: str, machines: float) -> dict[str, object]:
         "pools.fn.memory_mb": provider["memory_mb"],
         "pools.fn.models": models,
     }
-    for pool in ("vm", "spot")[: 1 + (base == "spot")]:
+    pools = ("vm", "spot")[: 1 + (base == "spot")]
+    for pool in pools:
         overrides |= {f"pools.{pool}.resource": provider["vm"], f"pools.{pool}.models": models}
-        overrides[f"pools.{pool}.max_machines"] = max(2000, int(20 * machines))
+    overrides |= limits(machines, *pools)
     if base == "spot":
         overrides |= _spot(seed, provider["notice_s"])
     resources = {k: v for k, v in overrides.items() if k == "prices" or k.startswith("pools.")}
     template = _template(base, json.dumps({k: v for k, v in resources.items() if not k.endswith("max_machines")}))
     overrides["function.price_factor"] = draw["function_price"] / price_ratio(template)
     return overrides | _classes(seed, template, draw["service_spread"])
+
+
+def limits(machines: float, *pools: str) -> dict[str, object]:
+    """Return the cloud's limits for a fleet of this size: soft ones, which large users have raised."""
+    most = max(1000, int(10 * machines))
+    own = {f"pools.{pool}.max_machines": max(2000, int(20 * machines)) for pool in pools}
+    return {"function.concurrency": most, "function.burst_per_10s": most, **own}
 
 
 def price_ratio(scenario: Scenario) -> float:

@@ -15,7 +15,7 @@ import pandas as pd
 from selfserve.evaluation import run, summary
 from selfserve.policies import policy_names
 from selfserve.scenario import load_scenario
-from selfserve.situations import distribution
+from selfserve.situations import distribution, limits
 from selfserve.studies.claims import judge
 from selfserve.studies.prior import price_ratio
 
@@ -32,7 +32,7 @@ PARTS: Mapping[str, Mapping[str, object]] = {
 }
 """``tuned`` with one part left out at a time."""
 SCENARIOS = ("standard", "spot", "gpu", "wide")
-RATIOS, SIZES = (2, 4, 8), (1, 5, 100)
+RATIOS, SIZES = (2, 4, 8), (1, 5, 100, 1000)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
 TRAINED = ("mark", "forecast_milp")
 """Systems that train a network on the history before a window; the quick pass leaves them out."""
@@ -89,7 +89,7 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """
     now, length = price_ratio(load_scenario("standard")), 1200 if quick else 1800
     places = providers() | {f"functions x{r}": {"function.price_factor": r / now} for r in RATIOS}
-    places |= {f"load {n:,}": {"load_machines": float(n)} for n in SIZES}
+    places |= {f"load {n:,}": {"load_machines": float(n), **limits(n, "vm")} for n in SIZES}
     if quick:
         places = {name: places[name] for name in ("aws", "functions x8", "load 1", "load 5")}
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, length)
