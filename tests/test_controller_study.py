@@ -164,7 +164,7 @@ def test_shipped_nets_have_cards_and_stay_small():
 
 def test_a_net_of_a_notebook_is_kept_and_played(tmp_path):
     layers = training.net_of(np.full(len(training.MOVED) * (len(training.WATCHED) + 1), 0.01))
-    name = training_study.keep(layers, tmp_path / "mine.safetensors", 0, 1)
+    name = training_study.keep(layers, tmp_path / "mine.safetensors", 8, 0, twins=True)
     got = study.rollouts([name], [3], [0], "validate", 2, twins=True)
     assert got["method"].tolist() == [name]
     assert np.abs(forward(layers, np.ones((1, layers[0][0].shape[1])))).max() > 0

@@ -477,9 +477,7 @@ def test_batches_hold_one_model_a_class():
     gpu = batching("gpu", slots=1, usd=0.3)
     mean = dataclasses.replace(ONE, mean_accuracy_pct=79.0)
     scenario = make_scenario(pools=[gpu, make_pool("fn", "function")], classes=[mean])
-    split, whole = (
-        steer(steering(scenario, batch_share=b, own_share=0.0), PlannerSettings()) for b in (0.0, 1.0)
-    )
+    split, whole = (steer(steering(scenario, batch_share=b, own_share=0.0), PlannerSettings()) for b in (0.0, 1.0))
     assert (split.batch_max[0], whole.batch_max[0]) == (1, 16)
     assert len([r for r in whole.routes[0] if r.weight > 0]) == 1
     assert whole.machines[0] < split.machines[0]

@@ -14,6 +14,7 @@ from selfserve.traces import split_ranges
 BURSTY = ("WITS", "berkeley")
 """Traces on which the claim's band is judged (notebook 03: dispersion)."""
 AHEAD_S = 7200
+"""Seconds of a trace's evaluation part on which forecasts are judged."""
 USERS = {"mark": "predictor", "forecast_milp": "forecaster"}
 """Systems that follow a forecast, and the parameter that names it."""
 

@@ -54,10 +54,10 @@ def ppo_curve(decisions: int, seed: int, situations: int, twins: bool) -> tuple[
     return pd.DataFrame(rows), layers
 
 
-def keep(layers: Layers, file: Path, seed: int, rollouts: int) -> str:
-    """Write a net that was trained in a notebook and return its file's name, a method of ``controller.rollouts``."""
+def keep(layers: Layers, file: Path, situations: int, seed: int, twins: bool) -> str:
+    """Write a net of :func:`ppo_curve` with its card; return its file's name, a method of ``controller.rollouts``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save(file, layers, {"method": "PPO", "seed": seed, "rollouts": rollouts})
+    save(file, layers, training.card(situations, seed, twins, method="PPO"))
     return str(file)
 
 
