@@ -40,9 +40,11 @@ def cost_and_violations(systems: pd.DataFrame, scenarios: Sequence[str] = ("stan
         for policy, row in mean.dropna().iterrows():
             look = policy_style(str(policy)) | {"linestyle": "none", "markersize": 7}
             ax.plot(max(LEAST_LATE_PCT, row["slo_violation_pct"]), np.exp(row["log"]), label=policy, **look)
-        ax.set(xscale="log", xlabel="late requests (%)", title=scenario)
+        log_axis(ax.xaxis, (0.01, 0.1, 1, 10))
+        log_axis(ax.yaxis, (0.5, 1, 1.5, 2, 3, 5, 10, 20))
+        ax.set(xlabel="late requests (%)", title=scenario)
         ax.axhline(1, color="black", lw=0.8)
-    axes[0, 0].set(ylabel="cost over the bound", ylim=(0, None))  # after all panels: their axis is one
+    axes[0, 0].set(ylabel="cost over the bound")
     return finish(fig, axes[0, 0], ncols=5, fontsize=8)
 
 
@@ -57,7 +59,8 @@ def frontiers(table: pd.DataFrame) -> Figure:
             label=policy,
             **policy_style(str(policy)),
         )
-    ax.set(xscale="log", xlabel="late requests (%)", ylabel="dollars per hour", ylim=(0, None))
+    log_axis(ax.xaxis)
+    ax.set(xlabel="late requests (%)", ylabel="dollars per hour", ylim=(0, None))
     return finish(fig, ax, ncols=5)
 
 
