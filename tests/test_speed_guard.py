@@ -1,7 +1,7 @@
 """What keeps the simulator fast, checked by counting and looking, not by a clock.
 
-``NUMBA_DISABLE_JIT=1 python tests/test_speed_guard.py MACHINES LOAD`` prints how many steps the interpreter takes for a
-request.
+``NUMBA_DISABLE_JIT=1 python tests/test_speed_guard.py MACHINES LOAD FLOW`` prints how many steps the interpreter takes
+for a request.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import pool_of, scenario_of, steady, to, workload_of
+from cases import NO_HURRY_S, pool_of, scenario_of, steady, to, workload_of
 from numba import njit
 from numba.core.registry import CPUDispatcher
 
 import selfserve.simulator
-from selfserve.protocol import Admit, Decision
+from selfserve.protocol import Admit, Decision, Step
+from selfserve.scenario import FunctionPhysics
 from selfserve.simulator import Simulator, simulate
 from selfserve.simulator.engine import advance
 
@@ -33,14 +34,23 @@ MEMORY_OF_THE_WINDOW = {"counts_at", "thresholds_at", "windows"}
 """Arrays of a world that hold one entry a second, a minute or an accuracy window."""
 
 
-def steps_for_a_request(machines: int, load: float) -> float:
+FLOWS = {
+    "fits": (1, (to((0, 0, Admit.IF_FITS), (1, 0)),)),
+    "leaves": (0, (to(Step(0, 0, leave_slack_s=NO_HURRY_S - 5), (1, 0)), to((1, 0)))),
+}
+"""Share of the machines and routes: to functions what does not fit; half to each, all on to functions after 5 s."""
+
+
+def steps_for_a_request(machines: int, load: float, flow: str) -> float:
     """Return interpreter steps for a request in a busy pool; kernels must not be compiled (NUMBA_DISABLE_JIT)."""
     rate, seconds = machines // 10, 10
     pools = pool_of("vm", [10 * load]), pool_of("fn", [10 * load], "function")
     workload = workload_of([0] * seconds + [rate] * 3 * seconds)
-    simulator = Simulator(scenario_of(*pools, spread=0.3), workload, seconds, histogram=False)
+    scenario = scenario_of(*pools, spread=0.3, function=FunctionPhysics(concurrency=machines // 4))
+    simulator = Simulator(scenario, workload, seconds, histogram=False)
     simulator.reset(0)
-    decision = Decision((machines, 0), ((to((0, 0, Admit.IF_FITS), (1, 0)),),))
+    share, routes = FLOWS[flow]
+    decision = Decision((share * machines, 0), (routes,))
     for _ in range(2):  # the machines boot, and fill
         simulator.advance(decision)
     steps = 0
@@ -57,16 +67,16 @@ def steps_for_a_request(machines: int, load: float) -> float:
     return steps / (2 * rate * seconds)
 
 
-def counted(machines: int, load: float) -> float:
+def counted(machines: int, load: float, flow: str) -> float:
     """Return ``steps_for_a_request`` of an interpreter that compiles nothing."""
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, __file__, str(machines), str(load)]
+    command = [sys.executable, __file__, str(machines), str(load), flow]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 
-@pytest.mark.parametrize("load", [0.9, 1.5])
-def test_work_for_a_request_grows_at_most_with_the_logarithm_of_the_fleet(load: float) -> None:
-    small, large = counted(SMALL, load), counted(LARGE, load)
+@pytest.mark.parametrize(("load", "flow"), [(0.9, "fits"), (1.5, "fits"), (1.5, "leaves")])
+def test_work_for_a_request_grows_at_most_with_the_logarithm_of_the_fleet(load: float, flow: str) -> None:
+    small, large = counted(SMALL, load, flow), counted(LARGE, load, flow)
     assert small > 50, "the kernels were not interpreted"
     assert large - small < 20 * math.log2(LARGE / SMALL)
 
@@ -123,4 +133,4 @@ def test_memory_does_not_grow_with_the_length_of_the_window() -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", RuntimeWarning)  # 64-bit arithmetic wraps around, on purpose
-    print(json.dumps(steps_for_a_request(int(sys.argv[1]), float(sys.argv[2]))))
+    print(json.dumps(steps_for_a_request(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3])))

@@ -17,7 +17,7 @@ from selfserve.simulator.draws import draw
 from selfserve.simulator.fleet import first_believed_ready, machine_ready, notices, set_target
 from selfserve.simulator.functions import bill_provisioned, can_start, run_container, token_key
 from selfserve.simulator.jit import ints, item, kernel, naturals, routine, shorts
-from selfserve.simulator.queues import answering_model, dequeue, enqueue, next_to_leave, note_head, work_ahead
+from selfserve.simulator.queues import answering_model, dequeue, enqueue, head_of, next_to_leave, note_head, work_ahead
 from selfserve.simulator.slots import free, occupy, oldest_free, root
 from selfserve.simulator.stages import close_ticket, copy, join, next_stage, pop_onward, serve_stage, ticket_of
 from selfserve.simulator.state import NEVER, SECOND_NS, class_of, combo_of, function_of, pool_of, queue_of, route_of
@@ -73,11 +73,11 @@ def start_batch(w, key, pool, k):
     """Start a batch led by the head of class k (rule 5.4)."""
     now = key >> 3
     q = queue_of(pool, k)
-    m, quantile = answering_model(q, now), s.quantile_of(s.waiter_of(q, q.head).meta)
+    m, quantile = answering_model(q, now), s.quantile_of(head_of(w, pool, k).meta)
     b, latest = 0, 0
     while k >= 0:
         q = queue_of(pool, k)
-        head, one = s.waiter_of(q, q.head), item(w.batch_at, b, s.MEMBER)
+        head, one = head_of(w, pool, k), item(w.batch_at, b, s.MEMBER)
         one.arrived, one.meta, one.k, one.ticket = head.arrived, head.meta, k, head.ticket
         one.combo, one.unsure = q.combo, q.unsure
         latest = max(latest, head.arrived)
@@ -164,7 +164,7 @@ def plan_entry(w, key, pool, k, meta):
     q = queue_of(pool, k)
     at = min(pool.next, root(pool) << 3 | s.FINISH)
     if q.order == meta >> 14:
-        if q.tail - q.head > 1:
+        if q.tail - q.head + q.moved > 1:
             plan_next(w, key, pool)  # it came in front of an older plan's head
             return
         at = min(at, max(key >> 3, q.leave_at) << 3 | s.LEAVE)
@@ -400,8 +400,7 @@ def happen(w):
         returns(w, now, pool)
     elif rank == s.LEAVE:
         k = next_to_leave(w, pool)
-        q = queue_of(pool, k)
-        head = s.waiter_of(q, q.head)
+        head = head_of(w, pool, k)
         arrived, meta, ticket = head.arrived, head.meta, head.ticket
         dequeue(w, now, pool, k)
         ident = meta & ~((63 << 26) | (1 << 14) - 1)

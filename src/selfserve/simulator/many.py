@@ -97,7 +97,7 @@ class Worlds:
         keep = self._rows, self._histogram
         self.worlds = [World(self.stack, e, *args, *keep) for e, args in enumerate(given)]
         self._at = addresses(self.stack.heads)
-        self._area = np.zeros(self.stack.queues.shape, np.int64)
+        self._area = np.zeros((*self.stack.pools.shape, self.stack.shape[2]), np.int64)
         self._spent = np.zeros(self.stack.pools.shape)
 
     def advance(self, target: np.ndarray, batch_max: np.ndarray, batch_wait_ns: np.ndarray) -> None:
@@ -123,8 +123,9 @@ class Worlds:
     def observe(self) -> dict[str, np.ndarray]:
         """Return the fields of an ``Observation`` of the interval that just ended, all but its times, shape [E, ..]."""
         w, now = self.stack, self.now_ns
-        pools, queues, functions, bucket = w.pools, w.queues, w.functions, w.heads["bucket"][0]
-        queued = queues["tail"] - queues["head"]
+        pools, queues, functions = w.pools, w.queues[:, :, : w.shape[2]], w.functions
+        bucket = w.heads["bucket"][0]
+        queued = queues["tail"] - queues["head"] + queues["moved"]
         area = queues["area"] + queued * now
         booting, spent = np.zeros((*pools.shape, BOOT_AGE_BINS), np.int64), np.zeros(pools.shape)
         _take_stock(self._at, now, booting, spent)

@@ -47,9 +47,10 @@ POOL = record(
 # A machine, oldest first; ``alive`` is 0 for rows to be compacted away.
 MACHINE = record("alive running_at ready_at believed_at notice_at gone_at is_ready decided_at")
 
-# The queue of a class in a pool: a ring of requests, and what the one at its head may do (NEVER without one).
+# The queue of a class in a pool: a ring of requests, how many are in the ring of those that moved here (the same struct,
+# after those of all classes), and what the first of both may do (NEVER without one).
 QUEUE = record(
-    "head tail mask ring_at work_gone area slo first order model leave_at late_after late_model combo unsure"
+    "head tail mask ring_at work_gone moved area slo first order model leave_at late_after late_model combo unsure"
 )
 WAITER = record("arrived meta work ticket")
 """A request that waits; meta: id << 32 | step << 26 | quantile << 14 | model << 6 | route; work: cumulative."""

@@ -65,7 +65,7 @@ class Stack:
         slowest = max(4 * int(p.service_ns.max()) + to_ns(x.function.init_s) for x in scenarios for p in x.pools)
         buckets = 2 + min(256, slowest // to_ns(interval_s))  # intervals ahead into which finishes are booked
         self.heads = np.zeros(e, s.WORLD)
-        self.pools, self.queues = np.zeros((e, p), s.POOL), np.zeros((e, p, k), s.QUEUE)
+        self.pools, self.queues = np.zeros((e, p), s.POOL), np.zeros((e, p, 2 * k), s.QUEUE)
         self.functions, self.classes = np.zeros((e, p, m), s.FUNCTION), np.zeros((e, k), s.CLASS)
         self.routes, self.steps = np.zeros((e, k, s.ROUTES), s.ROUTE), np.zeros((e, k, s.ROUTES, s.STEPS), s.STEP)
         self.served, self.late, self.busy = _zeros(e, buckets, p, m, k), _zeros(e, buckets, k), _zeros(e, buckets, p)
@@ -221,7 +221,7 @@ class World:
         self._tables = [np.ascontiguousarray(a, np.int64) for a in tables]
         p["service_at"], p["believed_at"] = np.reshape([addresses(a) for a in self._tables], (-1, 2)).T
         q, self.functions["tat"] = self.queues, -(1 << 58)
-        q["slo"] = self.classes["slo"]
+        q["slo"] = np.tile(self.classes["slo"], 2)
         q["first"] = q["order"] = q["leave_at"] = q["late_after"] = s.NEVER
         self._fleets: list[tuple[np.ndarray, ...]] = [()] * len(p)
         for i in range(len(p)):
@@ -250,14 +250,14 @@ class World:
         """Make room for n requests in every queue and, up to the limit of concurrency, in every function."""
         pools, models, classes = self.shape
         q, f, old = self.queues, self.functions, int(self["room"])
-        rings, tickets = np.zeros((pools, classes, n), s.WAITER), np.zeros(n, s.TICKET)
+        rings, tickets = np.zeros((pools, 2 * classes, n), s.WAITER), np.zeros(n, s.TICKET)
         doomed, onward = np.zeros((pools, n), s.PASSING), np.zeros((pools, n + 2), s.PASSING)
         tickets["next"] = np.arange(1, n + 1)  # all those that are new are free
         any_function = self.pools["is_function"].any()
         containers = min(n, power_of(2, int(self["concurrency"]))) if any_function else 0
         flights, warm = _zeros(pools, models, containers), _zeros(pools, models, containers)
         if old:
-            for i, k in np.ndindex(pools, classes):
+            for i, k in np.ndindex(pools, 2 * classes):
                 waiting = np.arange(int(q["head"][i, k]), int(q["tail"][i, k]))
                 rings[i, k, waiting & (n - 1)] = self._rings[i, k, waiting & (old - 1)]
             held = self._flights.shape[2]
