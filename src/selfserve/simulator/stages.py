@@ -23,7 +23,7 @@ def open_ticket(w, start):
     """Return the number of a new ticket, of a cascade whose first service starts at ``start``."""
     number = w.free_ticket
     t = ticket_of(w, number)
-    w.free_ticket = t.next
+    w.free_ticket = number + 1 + t.next
     w.tickets += 1
     t.also, t.stage, t.start, t.finish, t.models = 0, 0, start, -1, 0
     return number
@@ -65,7 +65,7 @@ def close_ticket(w, number, k, arrived, meta):
         regrade(w, t.model, k, arrived, t.finish, t.grade)
     if arrived >= w.warmup and t.finish - arrived <= class_of(w, k).slo:
         count_way(w, t, k)
-    t.next, w.free_ticket = w.free_ticket, number
+    t.next, w.free_ticket = w.free_ticket - number - 1, number
     w.tickets -= 1
 
 

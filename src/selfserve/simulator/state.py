@@ -47,8 +47,8 @@ POOL = record(
 # A machine, oldest first; ``alive`` is 0 for rows to be compacted away.
 MACHINE = record("alive running_at ready_at believed_at notice_at gone_at is_ready decided_at")
 
-# The queue of a class in a pool: a ring of requests, how many are in the ring of those that moved here (the same struct,
-# after those of all classes), and what the first of both may do (NEVER without one).
+# The queue of a class in a pool: a ring of requests, how many are in the ring of those that moved here (the same
+# struct, after those of all classes), and what the first of both may do (NEVER without one).
 QUEUE = record(
     "head tail mask ring_at work_gone moved area slo first order model leave_at late_after late_model combo unsure"
 )
@@ -79,7 +79,7 @@ COMBO = record("also stages grade", unsure=("i8", STEPS), models=("i8", STEPS), 
 ``models``: :func:`mark_of` the models up to each stage, summed; ``ended``: scored answers in time after each stage.
 """
 TICKET = record("also stage left start finish pool model step cold grade models next")
-"""What is known of a request that several stages serve; ``next``: the next free ticket, if this one is."""
+"""What is known of a request that several stages serve; ``next``: of a free one, to the next but for 1 (new: 0)."""
 NO_SLACK = -NEVER
 
 # One a scored request, if asked for.

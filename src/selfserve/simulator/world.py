@@ -108,7 +108,7 @@ class World:
     scored_late: np.ndarray
     regraded: np.ndarray
     scored_regraded: np.ndarray
-    _rings: np.ndarray
+    _rings: list[list[np.ndarray]]
     _doomed: np.ndarray
     _onward: np.ndarray
     _tickets: np.ndarray
@@ -247,28 +247,35 @@ class World:
             self._make_fleet(int(i), power_of(4, int(wanted[i])))
 
     def _make_room(self, n: int) -> None:
-        """Make room for n requests in every queue and, up to the limit of concurrency, in every function."""
+        """Make room for n requests in every queue and, up to the limit of concurrency, in every function.
+
+        Zeros that nothing is written to take no memory, so only what is in use is copied.
+        """
         pools, models, classes = self.shape
-        q, f, old = self.queues, self.functions, int(self["room"])
-        rings, tickets = np.zeros((pools, 2 * classes, n), s.WAITER), np.zeros(n, s.TICKET)
+        q, f, p, old = self.queues, self.functions, self.pools, int(self["room"])
+        rings = [[np.zeros(n, s.WAITER) for _ in range(2 * classes)] for _ in range(pools)]
         doomed, onward = np.zeros((pools, n), s.PASSING), np.zeros((pools, n + 2), s.PASSING)
-        tickets["next"] = np.arange(1, n + 1)  # all those that are new are free
-        any_function = self.pools["is_function"].any()
-        containers = min(n, power_of(2, int(self["concurrency"]))) if any_function else 0
+        containers = min(n, power_of(2, int(self["concurrency"]))) if p["is_function"].any() else 0
         flights, warm = _zeros(pools, models, containers), _zeros(pools, models, containers)
         if old:
             for i, k in np.ndindex(pools, 2 * classes):
                 waiting = np.arange(int(q["head"][i, k]), int(q["tail"][i, k]))
-                rings[i, k, waiting & (n - 1)] = self._rings[i, k, waiting & (old - 1)]
+                rings[i][k][waiting & (n - 1)] = self._rings[i][k][waiting & (old - 1)]
+            for new, before, used in ((doomed, self._doomed, p["doomed"]), (onward, self._onward, p["onward"])):
+                for i in range(pools):
+                    new[i, : used[i]] = before[i, : used[i]]
             held = self._flights.shape[2]
-            doomed[:, :old], onward[:, : old + 2], tickets[:old] = self._doomed, self._onward, self._tickets
             flights[..., :held], warm[..., :held] = self._flights, self._warm
-        self._onward, self._tickets, self.head["tickets_at"] = onward, tickets, addresses(tickets)
-        self.pools["onward_at"] = addresses(onward, 1)
-        self._rings, self._doomed, self._flights, self._warm = rings, doomed, flights, warm
-        q["ring_at"], q["mask"], self.pools["doomed_at"] = addresses(rings, 2), n - 1, addresses(doomed, 1)
+        tickets = np.zeros(n, s.TICKET)
+        if self.combos:
+            tickets[:old] = self._tickets
+        self._rings, self._doomed, self._onward, self._tickets = rings, doomed, onward, tickets
+        self._flights, self._warm = flights, warm
+        q["ring_at"], q["mask"] = [[addresses(ring) for ring in row] for row in rings], n - 1
+        p["doomed_at"], p["onward_at"] = addresses(doomed, 1), addresses(onward, 1)
         f["flight_at"], f["warm_at"] = addresses(flights, 2), addresses(warm, 2)
-        self.head["room"], self.head["containers"] = n, containers if any_function else s.NEVER
+        self.head["tickets_at"], self.head["room"] = addresses(tickets), n
+        self.head["containers"] = containers if p["is_function"].any() else s.NEVER
 
     def grow(self) -> None:
         """Make room for twice as many requests, and for the next second's."""
