@@ -374,6 +374,15 @@ def test_differences_are_paired_by_window():
     assert one["low"].isna().all()
 
 
+def test_what_tuning_gains_counts_cost_and_violations():
+    authors = pd.concat([made_table([2.0, 8.0]), made_table([1.0, 1.0], policy="b")])
+    tuned = pd.concat([made_table([1.0, 4.0]), made_table([1.0, 1.0], 1.1, policy="b")]).assign(kind="tuned")
+    found = summary.gained(pd.concat([authors, tuned, made_table([1.0], policy="alone")]))
+    assert list(found.index) == ["a", "b"]
+    assert found["cost_ratio"].tolist() == pytest.approx([0.5, 1.0])
+    assert found["gain"].tolist() == pytest.approx([np.log(2), -0.5]), "a point over the target costs a half"
+
+
 def test_an_interval_covers_the_mean_of_what_varies():
     values = np.random.default_rng(0).normal(1.0, 0.1, 30)
     low, high = summary.interval(values)

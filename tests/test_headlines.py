@@ -1,10 +1,14 @@
 """The papers' headlines and claims C22, C23, C25: verdicts on tables made by hand, and real runs on a twin."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from selfserve.evaluation import run
 from selfserve.forecast import FORECASTERS
 from selfserve.policies import policy_names
+from selfserve.scenario import load_scenario
+from selfserve.steering import Steering
 from selfserve.studies import forecasts, systems
 from selfserve.studies import headlines as study
 
@@ -44,11 +48,14 @@ def test_a_difference_below_a_percent_is_none():
 def test_the_discount_is_taken_out_of_the_spot_machines_bill():
     rows = {("spot", "cocktail", "a"): (2.0, 1.0, 0, 0, 80)}
     rows |= {("standard", p, "a"): (4.0, 0, 0, 0, 80) for p in ("infaas", "clipper")}
-    found = study.spot_discount(runs(rows)).iloc[0]
+    scaled = runs({("standard", "clipper", "a"): (3.0, 0, 0, 0, 80)})
+    both = study.spot_discount(runs(rows), scaled).set_index("against")
+    assert both.loc["clipper", "with_discount"] == pytest.approx(1.5), "the scaled one, not the static one"
+    found = both.loc["infaas"]
     assert found["with_discount"] == pytest.approx(2.0)
     assert found["without_discount"] == pytest.approx(4.0 / (1.0 + 1.0 / found["spot_price_ratio"]))
     assert 0.3 < found["spot_price_ratio"] < 0.4
-    verdict = study.judge_discount(study.spot_discount(runs(rows)))
+    verdict = study.judge_discount(study.spot_discount(runs(rows), scaled))
     assert verdict["id"] == "C22" and "not met: 1.2 to 1.6 with the discount" in verdict["why"]
 
 
@@ -64,10 +71,16 @@ def test_accuracy_is_judged_by_order_dip_and_recovery():
 def test_modes_are_judged_by_the_cheapest_that_is_in_time():
     costs = {"VMs alone": (9, 1), "VMs in batches": (9, 2), "functions alone": (5, 5), "functions in batches": (4, 4),
              "VMs and functions": (6, 2)}  # fmt: skip
-    table = pd.DataFrame([{"mode": m, "slo_s": s, "trace": "a", "usd_per_hour": c[i], "late_pct": 0.0}
+    table = pd.DataFrame([{"mode": m, "slo_s": s, "trace": "a", "usd_per_hour": float(c[i]), "late_pct": 0.0}
                           for m, c in costs.items() for i, s in enumerate((0.1, 1.0))])  # fmt: skip
     found = study.judge_modes(table)
-    assert found["verdict"] == "reproduced" and "100 ms functions in batches, 1000 ms VMs alone" in found["measured"]
+    assert found["verdict"] == "partly" and "100 ms functions in batches, 1000 ms VMs alone" in found["measured"]
+    assert "a: batching moves it" in found["why"], "functions at 100 ms and VMs at 1,000 ms, in batches or not"
+    table.loc[table["mode"] == "functions in batches", "usd_per_hour"] = 0.5
+    assert study.judge_modes(table)["verdict"] == "reproduced"
+    flat = pd.concat([table, table.assign(trace="b", usd_per_hour=table["usd_per_hour"].where(
+        table["mode"] == "VMs and functions", 10.0))])  # fmt: skip
+    assert "b: the order changes" in study.judge_modes(flat)["why"], "each trace by itself"
     table.loc[table["mode"].str.contains("functions"), "late_pct"] = 50.0
     assert "100 ms VMs" in study.judge_modes(table)["measured"]
 
@@ -117,3 +130,28 @@ def test_every_forecaster_is_measured_and_run(tmp_path, monkeypatch):
     cost = forecasts.effect(tmp_path, quick=True)
     assert cost.set_index("forecaster").loc["linear_trend", "cost_ratio"] == 1
     assert cost["cost_usd"].nunique() == 2, "another forecast, another fleet"
+
+
+def test_spending_adds_up_to_the_bill():
+    window = systems.windows(quick=True)[0]
+    spent = systems.spending(True, ["mixed"]).set_index("minute")
+    bill = run.measure(run.Case("mixed", *window, oracle=False))["cost_usd"]
+    assert spent[["busy", "idle", "functions"]].sum(axis=1).sum() / 60 == pytest.approx(bill, rel=0.03)
+    assert len(spent) * 60 == window[2] - load_scenario("standard").warmup_s
+    assert (spent > 0).any().all()
+
+
+def test_parts_leave_out_what_they_say():
+    for name in ("standard", "spot"):
+        left_out = systems.parts(name)
+        assert ("spot" in left_out) == (name == "spot")
+        scenario = load_scenario(name)
+        parameters, overrides = left_out["safety"]
+        assert Steering(scenario, np.ones(60), 10.0).pays[0] + parameters["safety"] == pytest.approx(0)
+        for part in ("overflow", systems.NONE):
+            parameters, overrides = left_out[part]
+            alone = load_scenario(name, overrides)
+            assert not any(p.is_function for p in alone.pools) and len(alone.pools) == len(scenario.pools) - 1
+        assert Steering(alone, np.ones(60), 10.0).pays[0] + parameters["safety"] == pytest.approx(0, abs=1e-6)
+        assert all(p.items() <= parameters.items() for n, (p, _) in left_out.items()
+                   if n not in ("safety", systems.DEAREST))  # fmt: skip

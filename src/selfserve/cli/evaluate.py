@@ -77,7 +77,7 @@ def evaluate(args: argparse.Namespace) -> None:
         run.write_parquet(found, out / f"{name}.parquet")
         if not frontier:
             run.write_parquet(run.class_table(cases, labels, rows), out / "classes.parquet")
-    _print(summary.systems(found))
+    _print(summary.systems(found), _against(found, out))
     print(f"{runs.computed:,} runs computed; {len(found):,} rows in {out / 'runs.parquet'}", file=sys.stderr)
 
 
@@ -103,14 +103,34 @@ def _tuned(
     return tuning.tune(policies, scenarios, training, runs, results_dir() / "tuning", budget)
 
 
-def _print(systems: pd.DataFrame) -> None:
-    """Print a block a situation: a line a system with cost, violations, ratios to the bounds and log hash."""
+def _against(found: pd.DataFrame, out: Path) -> pd.DataFrame | None:
+    """Write each system's cost over that of ``tuned``, paired by window, with 95% intervals; None without a pair."""
+    from selfserve.evaluation import run, summary
+
+    kind = "tuned" if ((found["policy"] == "tuned") & (found["kind"] == "tuned")).any() else "authors"
+    pairs = summary.intervals(found, "tuned", kind)
+    if len(pairs):
+        run.write_parquet(pairs, out / "intervals.parquet")
+    return pairs if len(pairs) else None
+
+
+def _print(systems: pd.DataFrame, pairs: pd.DataFrame | None) -> None:
+    """Print a block a situation: a line a system with cost, violations, ratios to the bounds and log hash.
+
+    Where there are several windows the cost over that of ``tuned``, paired by window, stands beside its 95% interval.
+    """
     names = {"usd_per_hour": "$/h", "slo_violation_pct": "SLO %", "accuracy_violation_pct": "accuracy %",
              "to_bound": "/ bound", "cost_to_oracle": "/ own bound", "decisions": "decisions"}  # fmt: skip
     for (trace, scenario), mine in systems.groupby(["trace", "scenario"], sort=True):
         able, unable = mine[mine["runs"] > 0], mine[mine["runs"] == 0]
         print(f"\n{trace}, scenario {scenario}: {able['runs'].max():.0f} runs a system")
         shown = able.sort_values("usd_per_hour")[["policy", "kind", *names]].rename(columns=names)
+        if (
+            pairs is not None
+            and (here := pairs[(pairs["trace"] == trace) & (pairs["scenario"] == scenario)])["windows"].gt(1).any()
+        ):
+            words = [f"{r.cost_ratio:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in here.itertuples()]
+            shown = shown.merge(here[["policy", "kind"]].assign(**{"/ tuned [95%]": words}), how="left")
         print(shown.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
         for _, row in unable.iterrows():
             print(f"  {row['policy']} ({row['kind']}) cannot run: {row['reason']}")

@@ -67,6 +67,20 @@ def paired(table: pd.DataFrame, policy: str, kind: str = "authors") -> pd.DataFr
     )
 
 
+def gained(table: pd.DataFrame) -> pd.DataFrame:
+    """Return what tuning changed, a row a policy that has both rows, means over situations, windows and seeds.
+
+    Columns: ``cost_ratio`` (tuned over authors', geometric mean), ``late_authors_pct``, ``late_tuned_pct`` and ``gain``
+    (the authors' :func:`score` less the tuned one's; 0.01 is one percent of the cost).
+    """
+    able = _able(table).assign(score=lambda t: score(t), log=lambda t: np.log(t["cost_usd"]))
+    mean = able.groupby(["policy", "kind"], sort=False)[["score", "log", "slo_violation_pct"]].mean().unstack("kind")
+    late = mean["slo_violation_pct"]
+    found = {"cost_ratio": np.exp(mean["log"]["tuned"] - mean["log"]["authors"]), "late_authors_pct": late["authors"],
+             "late_tuned_pct": late["tuned"], "gain": mean["score"]["authors"] - mean["score"]["tuned"]}  # fmt: skip
+    return pd.DataFrame(found).dropna()
+
+
 def interval(values: np.ndarray, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
     """Return a percentile bootstrap interval of the mean of independent values; NaN for fewer than two."""
     if len(values) < 2:

@@ -82,17 +82,79 @@ def rankings(ranks: pd.DataFrame) -> Figure:
 
 def parts(table: pd.DataFrame) -> Figure:
     """Draw what leaving out one part of the planner costs, a mark a trace, a panel a scenario."""
-    scenarios, names = list(dict.fromkeys(table["scenario"])), list(dict.fromkeys(table["part"]))[1:]
+    scenarios = list(dict.fromkeys(table["scenario"]))
+    names = list(table.loc[table["scenario"] == scenarios[-1], "part"].drop_duplicates())[1:]
     fig, axes = plt.subplots(1, len(scenarios), figsize=(WIDTH_IN, 2.9), sharey=True, sharex=True)
     for ax, scenario in zip(axes, scenarios, strict=True):
         for i, (trace, mine) in enumerate(table[table["scenario"] == scenario].groupby("trace", sort=False)):
-            change = mine.set_index("part")["cost_ratio"].loc[names]
+            change = mine.set_index("part")["cost_ratio"].reindex(names)
             ax.plot(change, range(len(names)), label=trace, **marks(i, markersize=6))
         ax.axvline(1, color="black", lw=0.8)
         log_axis(ax.xaxis, subs=(1, 1.5, 2, 3, 5))
         ax.set(xlabel="cost over that of all parts", title=scenario)
         name_rows(ax, names)
     return finish(fig, axes[0], ncols=3)
+
+
+SPENT = {"busy": "machines at work", "idle": "machines that boot, wait or drain", "functions": "functions"}
+
+
+def spending(table: pd.DataFrame) -> Figure:
+    """Draw what each system pays for on average: bars, the cheapest on top, beside what the load needs at least."""
+    means = table.groupby("system")[[*SPENT, "load"]].mean()
+    means = means.loc[means[list(SPENT)].sum(axis=1).sort_values().index]
+    fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.22 * len(means)))
+    left = np.zeros(len(means))
+    for i, (key, label) in enumerate(SPENT.items()):
+        ax.barh(range(len(means)), means[key], left=left, color=series(i)["color"], label=label)
+        left += means[key].to_numpy()
+    ax.axvline(means["load"].mean(), color="black", lw=0.8, label="the load on busy machines, one by one")
+    name_rows(ax, list(means.index))
+    ax.set(xlabel="dollars per hour", xlim=(0, 1.1 * np.sort(left)[-2] if len(left) > 1 else None))
+    return finish(fig, ax, ncols=2)
+
+
+def spending_over_time(table: pd.DataFrame, systems: Sequence[str]) -> Figure:
+    """Draw what systems pay for over time, a panel each, above what the load needs at least (black)."""
+    rows = -(-len(systems) // 3)
+    fig, axes = plt.subplots(rows, 3, figsize=(WIDTH_IN, 0.8 + 1.35 * rows), sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(systems) :]:
+        ax.set_axis_off()
+    for ax, system in zip(axes.flat, systems, strict=False):
+        mine = table[table["system"] == system]
+        colors = [series(i)["color"] for i in range(len(SPENT))]
+        ax.stackplot(mine["minute"], mine[list(SPENT)].T, colors=colors, labels=list(SPENT.values()), lw=0)
+        ax.plot(mine["minute"], mine["load"], color="black", lw=0.8, label="the load on busy machines, one by one")
+        ax.set_title(system)
+    fig.supxlabel("minute", fontsize=9)
+    fig.supylabel("dollars per hour", fontsize=9)
+    return finish(fig, axes[0, 0], ncols=2)
+
+
+def tuned(systems: pd.DataFrame) -> Figure:
+    """Draw each system's cost over the bound and late requests with its authors' parameters and equally tuned.
+
+    Args:
+        systems: rows of :func:`selfserve.evaluation.summary.systems` of one scenario; means over traces are drawn.
+    """
+    able = systems[systems["runs"] > 0].assign(log=lambda t: np.log(t["to_bound"]))
+    mean = able.groupby(["policy", "kind"])[["log", "slo_violation_pct"]].mean().unstack("kind")
+    mean = mean.loc[mean["log"].min(axis=1).sort_values().index]
+    fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.9 + 0.22 * len(mean)), sharey=True, width_ratios=(3, 2))
+    values = {"log": np.exp(mean["log"]), "late": mean["slo_violation_pct"].clip(lower=LEAST_LATE_PCT)}
+    for ax, both in zip(axes, values.values(), strict=True):
+        ax.hlines(range(len(mean)), both.min(axis=1), both.max(axis=1), color="0.7", lw=1)
+        for i, kind in enumerate(("authors", "tuned")):
+            label = {"authors": "authors' parameters", "tuned": "equally tuned"}[kind]
+            ax.plot(both[kind], range(len(mean)), label=label, **marks(i, markersize=5))
+    name_rows(axes[0], list(mean.index))
+    axes[1].grid(axis="y", visible=False)
+    axes[0].axvline(1, color="black", lw=0.8)
+    log_axis(axes[0].xaxis, (0.5, 1, 1.5, 2, 3, 5, 10, 20))
+    log_axis(axes[1].xaxis, (0.01, 0.1, 1, 10))
+    axes[0].set(xlabel="cost over the bound")
+    axes[1].set(xlabel="late requests (%)")
+    return finish(fig, axes[0], ncols=2)
 
 
 def modes(table: pd.DataFrame, late_pct: float) -> Figure:

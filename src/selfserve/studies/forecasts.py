@@ -15,7 +15,7 @@ BURSTY = ("WITS", "berkeley")
 """Traces on which the claim's band is judged (notebook 03: dispersion)."""
 AHEAD_S = 7200
 """Seconds of a trace's evaluation part on which forecasts are judged."""
-USERS = {"mark": "predictor", "forecast_milp": "forecaster"}
+USERS = {"mark": "predictor", "forecast_milp": "forecaster", "cocktail": "forecaster"}
 """Systems that follow a forecast, and the parameter that names it."""
 
 
@@ -32,7 +32,7 @@ def errors(quick: bool, seed: int = 0) -> pd.DataFrame:
 
 
 def effect(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
-    """Return what each forecaster costs MArk and the integer program, over what the linear trend costs them."""
+    """Return what each forecaster costs the :data:`USERS`, over what the linear trend costs them."""
     names, length = (("WITS-twin",), 1200) if quick else (("WITS", "berkeley", "twitter"), 4200)
     windows = [w for name in names for w in run.spread_windows(name, "evaluate", 1, length)]
     systems = tuple(USERS)[: 1 if quick else None]

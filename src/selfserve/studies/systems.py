@@ -10,27 +10,34 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from joblib import Parallel, cpu_count, delayed
 
-from selfserve.evaluation import run, summary
+from selfserve.evaluation import run, summary, tuning
+from selfserve.planner import P99
 from selfserve.policies import policy_names
-from selfserve.scenario import load_scenario
+from selfserve.scenario import Scenario, load_scenario
+from selfserve.simulator import simulate
 from selfserve.situations import distribution, limits
+from selfserve.steering import Steering
 from selfserve.studies.claims import judge
-from selfserve.studies.prior import price_ratio
+from selfserve.studies.prior import over_time, price_ratio
+from selfserve.workload import Workload, make_workload
 
 DIMENSIONS = ("model", "machine_type", "spot", "function", "batch", "deferral")
 PARTS: Mapping[str, Mapping[str, object]] = {
-    "all parts": {},
-    "no smoothing": {"weight": 1.0, "fast": 0.1},
-    "no safety": {"safety": 0.0},
-    "no hold": {"hold": 0.0},
-    "no deferral": {"early": True},
-    "no batches": {"own_share": 0.0, "batch_share": 0.0},
-    "no spot": {"spot_share": 0.0},
-    "best models": {"models": "most_accurate"},
+    "smoothing": {"weight": 1.0, "fast": 0.1},
+    "safety": {},  # by scenario: see parts
+    "hold": {"hold": 0.0},
+    "deferral": {"early": True},
+    "overflow": {},  # no functions in the scenario
+    "batches": {"own_share": 0.0, "batch_share": 0.0},
+    "mixes of models": {"models": "single"},
+    "spot": {"spot_share": 0.0},
 }
-"""``tuned`` with one part left out at a time."""
+"""Parameters of ``tuned`` without one of its parts."""
+WHOLE, NONE, DEAREST = "all parts", "none of these", "most accurate models"
 SCENARIOS = ("standard", "spot", "gpu", "wide")
 RATIOS, SIZES = (2, 4, 8), (1, 5, 100, 1000)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
@@ -100,26 +107,97 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     return found.assign(market=found["overrides"].map(names))
 
 
-def frontiers(folder: Path, quick: bool, systems: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """Return one row per system and value of its main knob, on the first window in ``standard``."""
-    cases, labels = run.grid(list(systems), windows(quick)[:1], [("standard", "{}")], (seed,), frontier=True)
+def tuned(folder: Path, records: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
+    """Return rows of every system in ``standard`` with what the equal search found on training windows beside them.
+
+    The search is that of ``evaluate``: 40 sets of parameters a system, on a window of each trace's training part; the
+    quick pass tries six of two systems.
+
+    Args:
+        folder: keeps finished runs.
+        records: keeps what the searches found.
+        quick: the short pass.
+        seed: of runs and searches.
+    """
+    names = ["reactive", "paragon"] if quick else [p for p in run.policies_in(["all"]) if p != "clairvoyant"]
+    shown, standard = windows(quick), [("standard", "{}")]
+    training = tuning.training_windows([trace for trace, *_ in shown])
+    found = tuning.tune(names, standard, training, run.Runs(folder, progress=True), records, 6 if quick else 40, seed)
+    return _run(*run.grid(names, shown, standard, (seed,), found), "authors' and tuned", folder)
+
+
+def frontiers(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
+    """Return one row per trace, system and value of its main knob, in ``standard``; every system that has a knob."""
+    names = ["reactive", "paragon", "tuned"] if quick else [p for p in run.policies_in(["all"]) if p != "clairvoyant"]
+    cases, labels = run.grid(names, windows(quick)[:2], [("standard", "{}")], (seed,), frontier=True)
     return summary.systems(_run([replace(c, oracle=False) for c in cases], labels, "knobs", folder))
+
+
+def spending(quick: bool, systems: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """Return what systems pay for over the first window in ``standard``, a row a scored minute.
+
+    Columns: ``system, minute``; dollars per hour ``busy`` (machines at work), ``idle`` (machines that boot, wait or
+    drain), ``functions`` and ``load`` (what the arrivals would cost on machines that are always busy, one by one).
+    """
+    (trace, start, length), scenario = windows(quick)[0], load_scenario("standard")
+    workload = make_workload(run.trace_of(trace), scenario, start, length, seed)
+    played = Parallel(cpu_count())(delayed(_spending)(s, workload, scenario, seed) for s in systems)
+    return pd.concat(
+        [one.assign(system=system) for system, one in zip(systems, played, strict=True)], ignore_index=True
+    )
+
+
+def _spending(system: str, workload: Workload, scenario: Scenario, seed: int) -> pd.DataFrame:
+    policy = run.policy_for(system, {}, workload, scenario, seed)
+    log = simulate(scenario, workload, policy, seed, decisions=True).decisions
+    assert log is not None  # asked for
+    machines = [p for p in scenario.pools if not p.is_function]
+    spent = {kind: sum(log[f"spend_usd.{p.name}"] for p in pools) for kind, pools in
+             (("machines", machines), ("functions", [p for p in scenario.pools if p.is_function]))}  # fmt: skip
+    spent["busy"] = sum(log[f"busy_slot_s.{p.name}"] / p.slots * p.usd_per_hour / 3600 for p in machines)
+    rows = pd.DataFrame(spent).assign(minute=log["time_s"] // 60, seconds=log["interval_s"])
+    sums = rows.groupby("minute").sum()
+    rates = sums.div(sums.pop("seconds") / 3600, axis=0)
+    rates["idle"] = (rates.pop("machines") - rates["busy"]).clip(lower=0)
+    load = over_time(log, scenario).set_index("minute")["load"] * machines[0].usd_per_hour
+    rates["load"] = load.groupby(load.index // 1).mean()
+    return rates[rates.index >= scenario.warmup_s / 60].reset_index()
+
+
+def parts(scenario: str) -> dict[str, tuple[Mapping[str, object], Mapping[str, object]]]:
+    """Return what leaves out one part of ``tuned`` at a time, and all together: parameters, overrides of a scenario.
+
+    Without safety the fleet is that of the expected load: the constant counts from where a machine just pays, which
+    without functions is :data:`~selfserve.planner.P99`. Without overflow the scenario has no functions.
+    ``most accurate models`` is a choice that looks at no cost.
+    """
+    resolved = load_scenario(scenario)
+    pays = Steering(resolved, np.ones(60), resolved.interval_s).pays[0]
+    machines = [{"name": p.name, "resource": p.resource, "market": p.market,
+                 "models": [resolved.models[m].name for m in p.models]}
+                for p in resolved.pools if not p.is_function]  # fmt: skip
+    none = {"pools": machines}
+    found: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
+        name: (parameters, {}) for name, parameters in PARTS.items() if name != "spot" or scenario == "spot"
+    }
+    found |= {"safety": ({"safety": -float(pays)}, {}), "overflow": ({}, none)}
+    together = {k: v for parameters, _ in found.values() for k, v in parameters.items()} | {"safety": -P99}
+    return {WHOLE: ({}, {}), **found, NONE: (together, none), DEAREST: ({"models": "most_accurate"}, {})}
 
 
 def decomposition(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return what leaving out one part of ``tuned`` costs: ``part, scenario, trace, cost_ratio, slo_violation_pct``."""
-    cases = [
-        run.Case("tuned", *window, scenario, run.as_json(parameters), seed=seed, oracle=False)
-        for scenario in ("standard", "spot") for window in windows(quick) for parameters in PARTS.values()
-    ]  # fmt: skip
-    names = [*PARTS] * (len(cases) // len(PARTS))
+    left_out = [(s, *window, name, *how) for s in SCENARIOS[:2] for window in windows(quick)
+                for name, how in parts(s).items()]  # fmt: skip
+    cases = [run.Case("tuned", trace, start, length, s, run.as_json(own), run.as_json(overrides), seed, oracle=False)
+             for s, trace, start, length, _, own, overrides in left_out]  # fmt: skip
     rows = run.Runs(folder, progress=True)(cases, "parts left out")
     keys = ("cost_usd", "slo_violation_pct")
     found = pd.DataFrame([
-        {"part": name, "scenario": c.scenario, "trace": c.trace} | {key: row[key] for key in keys}
-        for name, c, row in zip(names, cases, rows, strict=True)
+        {"part": name, "scenario": s, "trace": trace} | {key: row[key] for key in keys}
+        for (s, trace, _, _, name, *_), row in zip(left_out, rows, strict=True)
     ])  # fmt: skip
-    whole = found[found["part"] == "all parts"].set_index(["scenario", "trace"])["cost_usd"]
+    whole = found[found["part"] == WHOLE].set_index(["scenario", "trace"])["cost_usd"]
     return found.assign(
         cost_ratio=found["cost_usd"] / found.join(whole.rename("whole"), on=["scenario", "trace"])["whole"]
     )
