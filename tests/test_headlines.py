@@ -138,7 +138,7 @@ def test_spending_adds_up_to_the_bill():
     bill = run.measure(run.Case("mixed", *window, oracle=False))["cost_usd"]
     assert spent[["busy", "idle", "functions"]].sum(axis=1).sum() / 60 == pytest.approx(bill, rel=0.03)
     assert len(spent) * 60 == window[2] - load_scenario("standard").warmup_s
-    assert (spent.drop(columns="system") > 0).any().all()
+    assert (spent["busy"] > 0).all() and (spent["idle"] > 0).any() and (spent["load"] > 0).all()
 
 
 def test_parts_leave_out_what_they_say():
