@@ -115,8 +115,8 @@ def spending(table: pd.DataFrame) -> Figure:
 
 
 def spending_over_time(table: pd.DataFrame, systems: Sequence[str]) -> Figure:
-    """Draw what systems pay for over time, a panel each, above what the load needs at least (black)."""
-    rows = -(-len(systems) // 3)
+    """Draw what systems pay for over time, a panel each, beside what the load needs (black); cut at four times that."""
+    rows, most = -(-len(systems) // 3), 4 * table["load"].max()
     fig, axes = plt.subplots(rows, 3, figsize=(WIDTH_IN, 0.8 + 1.35 * rows), sharex=True, sharey=True, squeeze=False)
     for ax in axes.flat[len(systems) :]:
         ax.set_axis_off()
@@ -125,7 +125,7 @@ def spending_over_time(table: pd.DataFrame, systems: Sequence[str]) -> Figure:
         colors = [series(i)["color"] for i in range(len(SPENT))]
         ax.stackplot(mine["minute"], mine[list(SPENT)].T, colors=colors, labels=list(SPENT.values()), lw=0)
         ax.plot(mine["minute"], mine["load"], color="black", lw=0.8, label="the load on busy machines, one by one")
-        ax.set_title(system)
+        ax.set(title=system, ylim=(0, min(most, 1.05 * table[list(SPENT)].sum(axis=1).max())))
     fig.supxlabel("minute", fontsize=9)
     fig.supylabel("dollars per hour", fontsize=9)
     return finish(fig, axes[0, 0], ncols=2)
@@ -150,9 +150,9 @@ def tuned(systems: pd.DataFrame) -> Figure:
     name_rows(axes[0], list(mean.index))
     axes[1].grid(axis="y", visible=False)
     axes[0].axvline(1, color="black", lw=0.8)
-    log_axis(axes[0].xaxis, (0.5, 1, 1.5, 2, 3, 5, 10, 20))
+    log_axis(axes[0].xaxis, subs=(1, 1.5, 2, 3, 5))
     log_axis(axes[1].xaxis, (0.01, 0.1, 1, 10))
-    axes[0].set(xlabel="cost over the bound")
+    axes[0].set(xlabel="cost over the bound", ylim=(len(mean) - 0.5, -0.5))
     axes[1].set(xlabel="late requests (%)")
     return finish(fig, axes[0], ncols=2)
 
