@@ -264,12 +264,14 @@ FORECASTERS: Mapping[str, type[Forecaster]] = {
 def make_forecaster(name: str, horizon_s: float, seed: int = 0) -> Forecaster:
     """Return a forecaster by name for horizons up to ``horizon_s``.
 
+    Networks learn ten minutes at least, so that systems with shorter horizons share one network a history.
+
     Raises:
         InputError: there is none of that name.
     """
     if name not in FORECASTERS:
         raise InputError(f"forecaster {name}: unknown (known: {', '.join(FORECASTERS)})")
-    return Lstm(horizon_s, seed=seed) if name == "lstm" else FORECASTERS[name]()
+    return Lstm(max(horizon_s, 600.0), seed=seed) if name == "lstm" else FORECASTERS[name]()
 
 
 def error_table(
