@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from selfserve.policies.base import PlannerPolicy
+from selfserve.policies.base import Choice, PlannerPolicy, Range
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,6 +25,10 @@ class Exascale(PlannerPolicy):
     """
 
     name: ClassVar[str] = "exascale"
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {
+        **PlannerPolicy.tunable,
+        "window_s": Range(60, 1800, log=True, integer=True),
+    }
     headroom: float = 1.5
     window_s: int = 500
 

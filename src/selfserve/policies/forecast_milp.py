@@ -27,21 +27,22 @@ class ForecastMilp(PlannerPolicy):
     IPA (its artifact, ``optimizer/``): maximise alpha times accuracy less beta times cost less delta times batch, such
     that a variant's batch latency and the time its batch takes to fill meet the SLO and replicas carry the load; an
     LSTM forecasts the highest load until the next change can take effect, times a margin. SageServe adds what keeps
-    such a plan honest: between plans it reacts to what waits. Interpreted: beta is 1 and cost in dollars; alpha is in
-    dollars per million answers and point above what the class asks for, 0 by default, since the demands are constraints
-    here; delta only breaks ties; the margin is none, since a maximum is forecast; what a new machine costs while it
-    boots counts, load is shared among machines that are up, and only an accelerator's batch waits to fill (a free CPU
-    takes what is there); a class may be split among variants on CPUs (as in InfAdapter, EuroMLSys'23), which a mean
-    accuracy needs, but has one on an accelerator (requests of a class do not overtake each other, so that a mix would
-    break its batches up); a replica is a machine, since every machine holds all models, so a pool has one batch size
-    and its replicas serve all classes. Neither paper has functions. By default this one overflows as Mixed does where
-    there are any, to be the strongest comparison; ``overflow=never`` is the published recipe.
+    such a plan honest: between plans it reacts to what waits. Weights are those of the artifact's video pipeline
+    (``data/configs/final/video-1.yaml``): alpha 2, beta 1, with cost in cores and accuracy from 0 for the least to 1
+    for the most accurate variant of a class; delta only breaks ties. Interpreted: a core costs what it does on the
+    cheapest pool; accuracy demands are constraints here; the margin is none, since a maximum is forecast; what a new
+    machine costs while it boots counts, load is shared among machines that are up (where these cannot take a class the
+    plan stands), and only an accelerator's batch waits to fill (a free CPU takes what is there); a class may be split
+    among variants on CPUs (as in InfAdapter, EuroMLSys'23), which a mean accuracy needs, but has one on an accelerator
+    (requests of a class do not overtake each other, so that a mix would break its batches up); a replica is a machine,
+    since every machine holds all models, so a pool has one batch size and its replicas serve all classes. Neither paper
+    has functions: ``overflow`` adds Mixed's rule, which makes this the strongest comparison.
 
     Args:
         headroom: one plus IPA's margin on the forecast.
         forecaster: lstm (the papers'), or another of :data:`selfserve.forecast.FORECASTERS`.
         of: what is forecast over the time that a machine takes to come up: max (IPA's), mean or last.
-        alpha: worth of accuracy above the demand, dollars per million answers and point.
+        alpha: worth of accuracy: cores that the step from a class's least to its most accurate variant may cost.
         slo_share: share of the SLO that filling and serving a batch may take.
         largest_batch: largest batch that the program may choose.
         overflow: when a request leaves for a function: never, idle, fits or last_moment.
@@ -55,6 +56,7 @@ class ForecastMilp(PlannerPolicy):
         "forecaster": Choice(("lstm", "moving_average", "linear_trend", "holt")),
         "of": Choice(("max", "mean", "last")),
         "slo_share": Range(0.2, 1.0),
+        "alpha": Range(0.0, 20.0),
         "overflow": Choice(("fits", "last_moment", "never")),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6))
@@ -62,10 +64,10 @@ class ForecastMilp(PlannerPolicy):
     keep_s: float = 60.0
     forecaster: Literal["lstm", "last_value", "moving_average", "linear_trend", "holt"] = "lstm"
     of: Of = "max"
-    alpha: float = 0.0
+    alpha: float = 2.0
     slo_share: float = 0.5
     largest_batch: int = 64
-    overflow: Overflow = "fits"
+    overflow: Overflow = "never"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -104,10 +106,13 @@ class ForecastMilp(PlannerPolicy):
         load = self.headroom * self._forecaster.predict(monitor.recent(3600).sum(axis=1), horizon_s, self.of)
         rates = load * recent / max(float(recent.sum()), 1e-9)
         alive = observation.ready + observation.booting.sum(axis=1)
-        shares, batches = self._solve(rates, alive, self._most)
+        plan = self._solve(rates, alive, self._most)
+        assert plan is not None  # machines may be missing at a price, so that some plan exists
+        shares, batches = plan
         machines = self._load(rates) @ shares
         if self._several and observation.ready[self._pool_of].any():
-            shares, batches = self._solve(monitor.last, observation.ready, observation.ready)
+            now = self._solve(monitor.last, observation.ready, observation.ready)
+            shares, batches = now if now is not None else (shares, batches)
         drain_s = planner.boot_horizon_s if self.drain_s is None else self.drain_s
         behind = waiting(planner, observation, self._class @ (shares * self._work_s))
         needed = planner.resources.machines(machines + behind / max(drain_s, observation.interval_s))
@@ -124,6 +129,13 @@ class ForecastMilp(PlannerPolicy):
         self._batch, self._latency_s = np.array([v.batch for v in found]), np.array([v.latency_s for v in found])
         self._work_s, self._machines = np.array([v.work_s for v in found]), np.array([v.machines for v in found])
         self._usd, self._accuracy = np.array([v.usd for v in found]), np.array([v.accuracy_pct for v in found])
+        cores = [spec.usd_per_hour / (spec.slots * spec.threads) for spec in scenario.pools if not spec.is_function]
+        low, high = (
+            np.array([of(self._accuracy[self._k_of == k]) for k in range(len(scenario.classes))])
+            for of in (np.min, np.max)
+        )
+        part = (self._accuracy - low[self._k_of]) / np.maximum(high - low, 1e-9)[self._k_of]
+        self._worth_usd_s = self.alpha * min(cores) / 3600 * part
         self._class = np.equal.outer(np.arange(len(scenario.classes)), self._k_of).astype(float)
         self._pool = np.equal.outer(np.arange(len(scenario.pools)), self._pool_of).astype(float)
         self._size = np.array([[float((v.pool, v.batch) == s) for v in found] for s in sizes])
@@ -131,16 +143,17 @@ class ForecastMilp(PlannerPolicy):
         self._pays = [not s.is_function and batching_pays(self.planner, p) for p, s in enumerate(scenario.pools)]
         self._most = np.array([spec.max_machines for spec in scenario.pools])
         self._slo_s = self.slo_share * np.array([c.slo_s for c in scenario.classes])
-        best = [self._accuracy[self._k_of == k].max() for k in range(len(scenario.classes))]
         wanted = [(c.mean_accuracy_pct or -MEAN_MARGIN_PCT) + MEAN_MARGIN_PCT for c in scenario.classes]
-        self._mean = np.minimum(wanted, best)
+        self._mean = np.minimum(wanted, high)
 
     def _load(self, rates: np.ndarray) -> np.ndarray:
         """Return the machines [P, options] that all of a class's requests keep busy as an option."""
         return self._pool * (rates[self._k_of] * self._machines)
 
-    def _solve(self, rates: np.ndarray, alive: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _solve(self, rates: np.ndarray, alive: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Return shares [options] and batches [P] for ``rates`` [K], with ``alive`` of at most ``most`` machines [P].
+
+        None where some class has no variant in the pools that have machines.
 
         Variables: shares; per pool the machines, those missing and those to be launched, whose boot is paid for in the
         time planned for; and each batch size in use.
@@ -149,7 +162,7 @@ class ForecastMilp(PlannerPolicy):
         specs, vm = self.planner.scenario.pools, self.planner.scenario.vm
         usd_s, of_rate = np.array([spec.usd_per_hour / 3600 for spec in specs]), rates[self._k_of]
         # Of equal fleets the least busy one, and of these the one with the smallest batches.
-        share_usd = of_rate * (1e-6 * self._usd - 1e-6 * self.alpha * self._accuracy) + 1e-12 * self._batch
+        share_usd = of_rate * 1e-6 * self._usd - self._worth_usd_s + 1e-12 * self._batch
         boot = vm.boot_s / max(self.planner.boot_horizon_s, 1.0)
         cost = np.r_[share_usd, usd_s, 1e3 * usd_s, boot * usd_s, np.zeros(sizes)]
         eye, none, off = np.eye(pools), np.zeros((pools, pools)), np.zeros((kinds, 3 * pools + sizes))
@@ -170,6 +183,8 @@ class ForecastMilp(PlannerPolicy):
         upper = np.r_[able, most, np.full(2 * pools, np.inf), np.ones(sizes)]
         whole = np.r_[np.array(self._pays)[self._pool_of], np.ones(pools), np.zeros(2 * pools), np.ones(sizes)]
         x = milp(cost, integrality=whole, bounds=Bounds(0, upper), constraints=LinearConstraint(rows, low, high)).x
+        if x is None:
+            return None
         shares = np.where(x[:n] > 1e-4, x[:n], 0.0)
         batches = np.ones(pools, dtype=np.int64)
         np.maximum.at(batches, self._pool_of[shares > 0], self._batch[shares > 0])

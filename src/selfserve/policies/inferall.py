@@ -14,6 +14,9 @@ from selfserve.policies.variants import variants
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
 
+OWN_SHARE = 0.5
+"""Share of the SLO that a CPU's batch of waiting requests may take."""
+
 
 @dataclass(kw_only=True, eq=False)
 class InferAll(PlannerPolicy):
@@ -21,11 +24,12 @@ class InferAll(PlannerPolicy):
 
     After the author's simulator (``main_service_simulator.py``, ``periodic_events.py``), the thesis itself was not
     found: of the configurations in time it takes the most accurate model, for it the VM size and the batch that cost
-    least a request, and where no VM is in time a function of the memory that costs least; VMs follow a line through
-    500 s read off at the start-up delay, times a burst threshold, and go after 180 idle seconds. Interpreted: the
-    accuracy that a class asks for is the floor of the ladder; a busier fleet descends it rung by rung, since a slower
-    model no longer fits; what a queue has delayed until its model no longer fits is answered by the fastest one; the
-    threshold is 1, no value of its author's was found. Without functions it is the author's VM-only mode.
+    least a request (the largest in time), and where no VM is in time a function of the memory that costs least; VMs
+    follow a line through 500 s read off at the start-up delay, times a burst threshold, and go after 180 idle seconds.
+    Interpreted: the accuracy that a class asks for is the floor of the ladder; a busier fleet descends it rung by rung,
+    since a slower model no longer fits; what a queue has delayed until its model no longer fits is answered by the
+    fastest one; the threshold is 1, no value of its author's was found. Without functions it is the author's VM-only
+    mode.
 
     Args:
         headroom: the burst threshold, machines over what the predicted load needs.
@@ -46,7 +50,9 @@ class InferAll(PlannerPolicy):
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Find each class's ladder of models."""
         super().reset(scenario, history)
-        self.planner.resources = ResourceSelector(scenario, self.planner.models, pool=self.pool, batch_share=1.0)
+        self.planner.resources = ResourceSelector(
+            scenario, self.planner.models, pool=self.pool, batch_share=1.0, own_share=OWN_SHARE
+        )
         self.routes = tuple((Route(self._ladder(k)),) for k in range(len(scenario.classes)))
 
     def rate(self) -> np.ndarray:
@@ -56,13 +62,16 @@ class InferAll(PlannerPolicy):
     def decide(self, observation: Observation) -> Decision:
         """Scale for the most accurate models; batches as large as the SLOs allow."""
         decision = super().decide(observation)
-        batches = self.planner.resources.batches
-        return Decision(decision.machines, decision.routes, batches, reason=decision.reason)
+        resources = self.planner.resources
+        return Decision(
+            decision.machines, decision.routes, resources.batches, resources.batch_wait_s, reason=decision.reason
+        )
 
     def _ladder(self, k: int) -> tuple[Step, ...]:
         """Return a step for each model in time on class ``k``'s VMs, most accurate first, then the function."""
         planner, floor_pct = self.planner, self.planner.scenario.classes[k].min_accuracy_pct
-        rungs = variants(planner, k, [planner.resources.pool_of[k]], floor_pct)
+        pool = planner.resources.pool_of[k]
+        rungs = variants(planner, k, [pool], floor_pct, batches={pool: planner.resources.batches[pool]})
         ladder = sorted(rungs, key=lambda v: -v.accuracy_pct)
         fastest = min(rungs, key=lambda v: v.latency_s)
         function = max(

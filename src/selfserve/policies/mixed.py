@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from selfserve.planner import Overflow
-from selfserve.policies.base import PlannerPolicy
+from selfserve.policies.base import Choice, PlannerPolicy, Range
 from selfserve.scenario import Scenario
 
 
@@ -26,6 +26,10 @@ class Mixed(PlannerPolicy):
     """
 
     name: ClassVar[str] = "mixed"
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {
+        **PlannerPolicy.tunable,
+        "overflow": Choice(("fits", "idle", "last_moment")),
+    }
     overflow: Overflow = "fits"
 
     def overflow_rules(self, scenario: Scenario) -> Sequence[Overflow]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from selfserve.planner import Overflow
-from selfserve.policies.base import PlannerPolicy
+from selfserve.policies.base import Choice, PlannerPolicy, Range
 from selfserve.scenario import Scenario
 
 
@@ -28,6 +28,12 @@ class Paragon(PlannerPolicy):
     """
 
     name: ClassVar[str] = "paragon"
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {
+        **PlannerPolicy.tunable,
+        "strict_slo_s": Range(0.1, 60.0, log=True),
+        "overflow": Choice(("fits", "idle", "last_moment")),
+        "relaxed": Choice(("never", "last_moment")),
+    }
     strict_slo_s: float = 10.0
     overflow: Overflow = "fits"
     relaxed: Literal["never", "last_moment"] = "never"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from selfserve.planner import Overflow
-from selfserve.policies.base import PlannerPolicy
+from selfserve.policies.base import Choice, PlannerPolicy, Range
 from selfserve.scenario import Scenario
 
 
@@ -20,9 +20,10 @@ class Spock(PlannerPolicy):
 
     CLOUD'19 section V: load is watched every second; the predictive policy fits a line to the last 500 s and reads it
     off when a machine asked for now is up, the reactive one takes the last second; waiting queries launch nothing;
-    slots fill the fullest VM first, so that idle ones can go after three minutes. Interpreted: functions stay warm by
-    the provider's keep-alive instead of a call every 20 minutes. Its VM-only comparison "autoscale" is
-    ``overflow=never``, X-autoscale ``headroom=1.5``.
+    slots fill the fullest VM first, so that idle ones can go after three minutes. Interpreted: the oldest VM with a
+    free slot is filled first, which leaves the youngest idle in the same way; functions stay warm by the provider's
+    keep-alive instead of a call every 20 minutes. Its VM-only comparison "autoscale" is ``overflow=never``, X-autoscale
+    ``headroom=1.5``.
 
     Args:
         policy: how VMs are scaled: predictive or reactive.
@@ -31,6 +32,12 @@ class Spock(PlannerPolicy):
     """
 
     name: ClassVar[str] = "spock"
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {
+        **PlannerPolicy.tunable,
+        "window_s": Range(60, 1800, log=True, integer=True),
+        "policy": Choice(("predictive", "reactive")),
+        "overflow": Choice(("idle", "fits", "last_moment")),
+    }
     policy: Literal["predictive", "reactive"] = "predictive"
     overflow: Overflow = "idle"
     window_s: int = 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
@@ -9,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from selfserve.planner import Planner, peak_minute_rate, require
+from selfserve.policies.base import Choice, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
@@ -21,6 +23,7 @@ class Static:
     that no running system could make, which flatters the policy. Without it the busiest minute of the history counts.
 
     Args:
+        headroom: machines over what the peak minute needs.
         machines: size of the fleet, overriding the rule.
         peak_rate: requests/s over the busiest minute of the trace to be served.
         pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
@@ -28,6 +31,9 @@ class Static:
     """
 
     name: ClassVar[str] = "static"
+    tunable: ClassVar[Mapping[str, Range | Choice]] = {"headroom": Range(0.4, 1.6)}
+    knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.4, 0.5, 0.6, 0.8, 1.0, 1.3))
+    headroom: float = 1.0
     machines: int | None = None
     peak_rate: float | None = None
     pool: str | None = None
@@ -36,6 +42,7 @@ class Static:
     def __post_init__(self) -> None:
         """Check the parameters."""
         text = f"policy {self.name}: "
+        require(0 <= self.headroom < inf, text + f"headroom={self.headroom}: must be 0 or more")
         require(self.machines is None or self.machines >= 0, text + f"machines={self.machines}: must be 0 or more")
         known = self.peak_rate is None or 0 <= self.peak_rate < inf
         require(known, text + f"peak_rate={self.peak_rate}: must be 0 or more")
@@ -55,7 +62,7 @@ class Static:
             require(known, f"policy static: no history before the window to size the fleet from: {wanted}")
             peak = peak_minute_rate(history) if self.peak_rate is None else self.peak_rate
             shares = np.array([c.share for c in scenario.classes])
-            fleet = planner.resources.machines(planner.resources.load(peak * shares / shares.sum()))
+            fleet = planner.resources.machines(planner.resources.load(self.headroom * peak * shares / shares.sum()))
         routes = planner.routes(["never"] * len(scenario.classes))
         self._decision = Decision(tuple(fleet), routes, reason=f"constant fleet of {sum(fleet)} machines")
 

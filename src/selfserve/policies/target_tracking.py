@@ -19,11 +19,12 @@ class TargetTracking(FleetPolicy):
 
     EC2 Auto Scaling user guide, "Target tracking scaling policies" (as of 2023): a metric a minute (detailed
     monitoring); an alarm above the target scales out in proportion to metric over target, machines still warming up not
-    counting as capacity; an alarm below it scales in likewise, but not while machines warm up, and counts are rounded
-    so that the fleet errs on the large side. The service makes the alarms itself: three readings in a row above the
-    target, fifteen below 90% of it (reported by users, not documented). Target 50% is the guide's example, it has no
-    default. Interpreted: utilisation is the share of slot-seconds spent serving; a group begins with the machines that
-    the load it first sees keeps busy at the target, as its owner would set it.
+    counting as capacity; an alarm below it scales in, but not while machines warm up, and counts are rounded so that
+    the fleet errs on the large side. The guide says "more gradually" of scaling in and no more: here it waits for the
+    readings and then goes to what the metric calls for at once. The service makes the alarms itself: three readings in
+    a row above the target, fifteen below 90% of it (reported by users, not documented). Target 50% is the guide's
+    example, it has no default. Interpreted: utilisation is the share of slot-seconds spent serving; a group begins with
+    the machines that the load it first sees keeps busy at the target, as its owner would set it.
 
     Args:
         target: utilisation aimed at, in (0, 1].
