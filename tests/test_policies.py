@@ -9,6 +9,8 @@ import pytest
 from planner_cases import RELAXED, STRICT, machines_over_time, make_pool, make_scenario, observe
 
 from selfserve.errors import InputError
+from selfserve.evaluation import run
+from selfserve.forecast import Lstm
 from selfserve.policies import make_policy, parameter_names, policy_names, with_hindsight
 from selfserve.protocol import Admit, Policy
 from selfserve.scenario import load_scenario
@@ -172,21 +174,12 @@ def test_reset_forgets_the_run_before(name):
     assert machines_over_time(policy, ONE_CLASS, loads) == first
 
 
-def test_no_two_policies_decide_alike():
-    loads = 200 + 150 * np.sin(np.arange(600) / 60)
-    scenario, logs = make_scenario(), {}
+def test_no_two_policies_decide_alike_on_a_trace(monkeypatch):
+    monkeypatch.setitem(Lstm.__init__.__kwdefaults__, "updates", 50)
+    window, logs = run.spread_windows("WITS-twin", "evaluate", 1, 1200)[0], {}
     for name in policy_names():
-        if name == "controller":  # it is "analytic" until its first replay, an hour on: tests/test_controller.py
-            continue
-        policy = make_policy(name, **told(name, 350.0))
-        policy.reset(scenario, np.zeros(0))
-        fleet, step = [policy.decide(observe(scenario, 0.0)).machines[0]], policy.interval_s
-        for time_s in np.arange(step, 601, step):
-            load = loads[int(time_s) - 1]  # 0.1 slot-seconds a request, as far as two slots a machine go
-            seen = dict(ready=[fleet[-1], 0], busy=[min(2 * fleet[-1], 0.1 * load) * step, 0.0])
-            decision = policy.decide(observe(scenario, time_s, step, load, **seen))
-            fleet.append(decision.machines[0])
-        logs[name] = (step, tuple(fleet), decision.routes)
+        if name != "controller":  # it is "analytic" until it adopts a correction: tests/test_controller.py
+            logs[name] = run.measure(run.Case(name, *window, oracle=False))["decisions"]
     assert len(set(logs.values())) == len(logs)
 
 
