@@ -109,10 +109,11 @@ def ablations(table: pd.DataFrame, base: str) -> Figure:
     left.set(xlabel=f"cost against {base}, %")
     left.set_xscale("symlog", linthresh=10)
     reach = 1.4 * max(15.0, table[["change_pct", "low_pct", "high_pct"]].abs().max(axis=None))  # marks stay whole
-    left.set_xlim(-min(reach, 100.0), reach)
     left.set_xticks([-50, -10, 0, 10, 50, 200], ["−50", "−10", "0", "10", "50", "200"])
+    left.set_xlim(-min(reach, 100.0), reach)
     log_axis(right.xaxis, subs=(1, 3))
-    right.set(xlabel="late requests, %")
+    most = max(0.1, 1.3 * table["violation_pct"].max())  # a decade at least, so that there are round ticks
+    right.set(xlabel="late requests, %", xlim=(0.8 * LEAST_LATE_PCT, most))
     name_rows(left, names)
     return finish(fig, left, ncols=2)
 

@@ -115,8 +115,7 @@ def over_provisioning(table: pd.DataFrame, published: pd.DataFrame) -> Figure:
     ax.set_xticks(range(len(traces)), traces)
     ax.grid(axis="x", visible=False)
     ax.set(ylabel="mean machines / reactive's", ylim=(0, None))
-    ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, 1.18), columnspacing=1.0, handletextpad=0.4)
-    return finish(fig)
+    return finish(fig, ax, ncols=2)
 
 
 def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
@@ -155,7 +154,7 @@ def load_and_capacity(lines: pd.DataFrame) -> Figure:
         ax.plot(data["minute"], data["ready"], color=style["color"], linewidth=1.6, label="ready machines")
         share = data["function_pct"].fillna(0) / 100 * data["load"]
         ax.fill_between(data["minute"], 0, share, color="black", linewidth=0, label="of it, answered by functions")
-        ax.set_title(scheme, loc="left", fontweight="bold", color=style["color"], pad=2)
+        ax.set_title(scheme, loc="left", fontweight="bold", pad=2)
         ax.set(xlim=(data["minute"].min(), data["minute"].max()), ylim=(0, top))
     fig.supylabel("machines", fontsize="medium")
     np.atleast_1d(axes)[-1].set_xlabel("minutes since the window's start")
@@ -173,7 +172,7 @@ def readings(table: pd.DataFrame) -> Figure:
             _dots(row, data, data["cost_usd"] / by.at[("reactive", trace, names[0]), "cost_usd"], i, len(traces), trace)
         row[0].axvline(1, color="0.4", linewidth=0.8, linestyle="--")
         row[0].set_yticks(range(len(names)), names)
-        row[0].set_title(policy, loc="left", fontweight="bold", color=policy_style(policy)["color"])
+        row[0].set_title(policy, loc="left", fontweight="bold")
         _line_between_rows(row, len(names))
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     axes[0, 0].set_xlim(0, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import LEAST_LATE_PCT, WIDTH_IN, finish, log_axis, marks, name_rows, policy_style, series
+from selfserve.figures.style import LEAST_LATE_PCT, WIDTH_IN, finish, log_axis, marks, name_rows, series
 
 
 def capabilities(table: pd.DataFrame, dimensions: Sequence[str]) -> Figure:
@@ -26,42 +26,64 @@ def capabilities(table: pd.DataFrame, dimensions: Sequence[str]) -> Figure:
     return finish(fig)
 
 
-def cost_and_violations(systems: pd.DataFrame, scenarios: Sequence[str] = ("standard", "spot")) -> Figure:
-    """Draw each system's cost over the bound without violations against its late requests, a panel a scenario.
+def cost_and_violations(systems: pd.DataFrame) -> Figure:
+    """Draw each system's cost over the bound without violations and its late requests, a mark a scenario.
 
     Args:
-        systems: rows of :func:`selfserve.evaluation.summary.systems`; the geometric mean over traces is drawn.
-        scenarios: panels.
+        systems: rows of :func:`selfserve.evaluation.summary.systems`; means over traces are drawn.
     """
-    fig, axes = plt.subplots(1, len(scenarios), figsize=(WIDTH_IN, 4.2), sharey=True, squeeze=False)
+    names = {scenario: f"scenario {scenario}" for scenario in ("standard", "spot")}
+    return _cost_and_late(systems[systems["scenario"].isin(names)], "scenario", names)
+
+
+def tuned(systems: pd.DataFrame) -> Figure:
+    """Draw the same of one scenario with the authors' parameters and equally tuned."""
+    return _cost_and_late(systems, "kind", {"authors": "authors' parameters", "tuned": "equally tuned"})
+
+
+def _cost_and_late(systems: pd.DataFrame, by: str, names: Mapping[str, str]) -> Figure:
+    """Draw a row a system, the cheapest on top, and in it a mark for each value of a column."""
     able = systems[systems["runs"] > 0].assign(log=lambda t: np.log(t["to_bound"]))
-    for ax, scenario in zip(axes[0], scenarios, strict=True):
-        mean = able[able["scenario"] == scenario].groupby("policy", sort=False)[["log", "slo_violation_pct"]].mean()
-        for policy, row in mean.dropna().iterrows():
-            look = policy_style(str(policy)) | {"linestyle": "none", "markersize": 7}
-            ax.plot(max(LEAST_LATE_PCT, row["slo_violation_pct"]), np.exp(row["log"]), label=policy, **look)
-        log_axis(ax.xaxis, (0.01, 0.1, 1, 10))
-        log_axis(ax.yaxis, (0.5, 1, 1.5, 2, 3, 5, 10, 20))
-        ax.set(xlabel="late requests (%)", title=scenario)
-        ax.axhline(1, color="black", lw=0.8)
-    axes[0, 0].set(ylabel="cost over the bound")
-    return finish(fig, axes[0, 0], ncols=5, fontsize=8)
+    mean = able.groupby(["policy", by])[["log", "slo_violation_pct"]].mean().unstack(by)
+    mean = mean.loc[mean["log"][next(iter(names))].sort_values().index]
+    fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.9 + 0.22 * len(mean)), sharey=True, width_ratios=(3, 2))
+    for ax, both in zip(axes, (np.exp(mean["log"]), mean["slo_violation_pct"].clip(lower=LEAST_LATE_PCT)), strict=True):
+        ax.hlines(range(len(mean)), both.min(axis=1), both.max(axis=1), color="0.7", lw=1)
+        for i, (value, label) in enumerate(names.items()):
+            ax.plot(both[value], range(len(mean)), label=label, **marks(i, markersize=5))
+    name_rows(axes[0], list(mean.index))
+    axes[1].grid(axis="y", visible=False)
+    axes[0].axvline(1, color="black", lw=0.8)
+    log_axis(axes[0].xaxis, subs=(1, 1.5, 2, 3, 5))
+    log_axis(axes[1].xaxis, (0.01, 0.1, 1, 10))
+    axes[0].set(xlabel="cost over the bound", ylim=(len(mean) - 0.5, -0.5))
+    axes[1].set(xlabel="late requests (%)")
+    return finish(fig, axes[0], ncols=2)
 
 
 def frontiers(table: pd.DataFrame) -> Figure:
-    """Draw cost against late requests along each system's main knob."""
-    fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.6))
-    for policy, mine in table.groupby("policy", sort=False):
-        mine = mine.sort_values("knob")
-        ax.plot(
-            mine["slo_violation_pct"].clip(lower=LEAST_LATE_PCT),
-            mine["usd_per_hour"],
-            label=policy,
-            **policy_style(str(policy)),
-        )
-    log_axis(ax.xaxis)
-    ax.set(xlabel="late requests (%)", ylabel="dollars per hour", ylim=(0, None))
-    return finish(fig, ax, ncols=5)
+    """Draw dollars per hour against late requests along each system's main knob: a panel a system, a line a trace.
+
+    The grey lines are the planner's (``tuned``), the same in every panel.
+    """
+    names = [name for name in dict.fromkeys(table["policy"]) if name != "tuned"]
+    rows = -(-len(names) // 5)
+    fig, axes = plt.subplots(rows, 5, figsize=(WIDTH_IN, 0.8 + 1.25 * rows), sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes.flat, names, strict=False):
+        for i, (trace, mine) in enumerate(table.groupby("trace", sort=False)):
+            for policy, look in (("tuned", {"color": "0.6", "lw": 1.5}), (name, {"label": trace} | series(i))):
+                one = mine[mine["policy"] == policy].sort_values("knob")
+                late = one["slo_violation_pct"].clip(lower=LEAST_LATE_PCT)
+                ax.plot(late, one["usd_per_hour"], **look | {"markersize": 3})
+        log_axis(ax.xaxis, (0.01, 1))
+        ax.set_title(name, fontsize=8)
+        ax.tick_params(labelsize=7)
+    axes[0, 0].set_ylim(0, table.loc[table["policy"] == "tuned", "usd_per_hour"].max() * 2)
+    fig.supxlabel("late requests (%)", fontsize=9)
+    fig.supylabel("dollars per hour", fontsize=9)
+    return finish(fig, axes[0, 0], ncols=3)
 
 
 def rankings(ranks: pd.DataFrame) -> Figure:
@@ -74,7 +96,7 @@ def rankings(ranks: pd.DataFrame) -> Figure:
     sns.heatmap(
         wide, annot=True, fmt="d", cmap="cividis_r", cbar=False, linewidths=0.5, ax=ax, annot_kws={"fontsize": 8}
     )
-    ax.set(xlabel="", ylabel="")
+    ax.set(xlabel="rank by log cost and late requests, 1 the best", ylabel="")
     ax.tick_params(axis="x", labelsize=7, rotation=0)
     ax.tick_params(axis="y", rotation=0)
     return finish(fig)
@@ -129,32 +151,6 @@ def spending_over_time(table: pd.DataFrame, systems: Sequence[str]) -> Figure:
     fig.supxlabel("minute", fontsize=9)
     fig.supylabel("dollars per hour", fontsize=9)
     return finish(fig, axes[0, 0], ncols=2)
-
-
-def tuned(systems: pd.DataFrame) -> Figure:
-    """Draw each system's cost over the bound and late requests with its authors' parameters and equally tuned.
-
-    Args:
-        systems: rows of :func:`selfserve.evaluation.summary.systems` of one scenario; means over traces are drawn.
-    """
-    able = systems[systems["runs"] > 0].assign(log=lambda t: np.log(t["to_bound"]))
-    mean = able.groupby(["policy", "kind"])[["log", "slo_violation_pct"]].mean().unstack("kind")
-    mean = mean.loc[mean["log"].min(axis=1).sort_values().index]
-    fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 0.9 + 0.22 * len(mean)), sharey=True, width_ratios=(3, 2))
-    values = {"log": np.exp(mean["log"]), "late": mean["slo_violation_pct"].clip(lower=LEAST_LATE_PCT)}
-    for ax, both in zip(axes, values.values(), strict=True):
-        ax.hlines(range(len(mean)), both.min(axis=1), both.max(axis=1), color="0.7", lw=1)
-        for i, kind in enumerate(("authors", "tuned")):
-            label = {"authors": "authors' parameters", "tuned": "equally tuned"}[kind]
-            ax.plot(both[kind], range(len(mean)), label=label, **marks(i, markersize=5))
-    name_rows(axes[0], list(mean.index))
-    axes[1].grid(axis="y", visible=False)
-    axes[0].axvline(1, color="black", lw=0.8)
-    log_axis(axes[0].xaxis, subs=(1, 1.5, 2, 3, 5))
-    log_axis(axes[1].xaxis, (0.01, 0.1, 1, 10))
-    axes[0].set(xlabel="cost over the bound", ylim=(len(mean) - 0.5, -0.5))
-    axes[1].set(xlabel="late requests (%)")
-    return finish(fig, axes[0], ncols=2)
 
 
 def modes(table: pd.DataFrame, late_pct: float) -> Figure:

@@ -104,7 +104,10 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     policies = [p for p in run.policies_in(["all"]) if p != "clairvoyant" and not (quick and p in TRAINED)]
     cases, labels = run.grid(policies, window, [("standard", o) for o in names], (seed,))
     found = _run([replace(c, oracle=False) for c in cases], labels, "systems x markets", folder)
-    return found.assign(market=found["overrides"].map(names))
+    order = list(places)
+    return found.assign(market=found["overrides"].map(names)).sort_values(
+        "market", key=lambda column: column.map(order.index), kind="stable", ignore_index=True
+    )
 
 
 def tuned(folder: Path, records: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
