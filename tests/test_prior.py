@@ -145,11 +145,13 @@ def test_founding_claims_are_judged_by_their_bands():
 
 
 def test_start_up_claim_names_the_leaders():
-    rows = [("WITS", 60, 1, "reactive", "a, b"), ("WITS", 300, 1, "mixed", "b, a")]
-    best = pd.DataFrame(rows, columns=["trace", "start_up_s", "cold_s", "best", "order"])
+    rows = [("WITS", 60, 1, "reactive", 5.0, "a, b"), ("WITS", 300, 1, "mixed", 5.0, "b, a")]
+    best = pd.DataFrame(rows, columns=["trace", "start_up_s", "cold_s", "best", "margin_pct", "order"])
     row = prior_claims.start_up(best)
     assert row["verdict"] == "not reproduced" and "WITS (60 s reactive; 300 s mixed)" in row["measured"]
     assert prior_claims.start_up(best[:1])["verdict"] == "reproduced"
+    tied = prior_claims.start_up(best.assign(margin_pct=[0.5, 5.0]))
+    assert tied["verdict"] == "partly" and "WITS (60 s tie; 300 s mixed)" in tied["measured"]
 
 
 def strict_table(saving, relaxed_on_functions=0):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -16,6 +13,7 @@ from scipy.sparse import csr_matrix, hstack
 from selfserve.bound.certificate import Prices
 from selfserve.bound.relaxation import Relaxation
 from selfserve.errors import InputError
+from selfserve.quiet import unheard
 
 
 @dataclass(frozen=True)
@@ -189,16 +187,8 @@ class _Programme:
 @cache
 def _greet() -> None:
     """Let HiGHS print, unseen, the banner that its first instance in a process cannot be kept from printing."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
+    with unheard():
         highspy.Highs()
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def solve(r: Relaxation, links: np.ndarray | None = None, border: Border | None = None) -> Solution:

@@ -120,6 +120,15 @@ def ranks(table: pd.DataFrame, by: Sequence[str] = ("scenario", "overrides", "tr
     return wide.dropna().rank(method="min").astype(int)
 
 
+def halves(tables: Sequence[pd.DataFrame]) -> tuple[list[str], list[str]]:
+    """Return the policies whose ranks (of :func:`ranks`) are in the upper half everywhere, and those in the lower."""
+    kept = []
+    for upper in (True, False):
+        found = [t.index.get_level_values("policy")[((t <= len(t) / 2) == upper).all(axis=1)] for t in tables]
+        kept.append(sorted(set.intersection(*map(set, found))))
+    return kept[0], kept[1]
+
+
 def stability(ranking: pd.DataFrame) -> pd.DataFrame:
     """Return how alike the rankings of situations are: Kendall's tau of each with each (columns of :func:`ranks`)."""
     columns = list(ranking.columns)

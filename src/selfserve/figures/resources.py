@@ -211,27 +211,17 @@ def spot(zones: pd.DataFrame, losses: pd.DataFrame) -> Figure:
     return finish(fig)
 
 
-def mean_and_peak(waves: pd.DataFrame, windows: pd.DataFrame, hybrids: pd.DataFrame, crossing: float) -> Figure:
-    """Cost over that of VMs for the peak against mean / peak: functions alone (left), Spock's hybrids (right)."""
-    fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.7), sharey=True, width_ratios=[1.3, 1])
-    axes[0].plot(waves["mean_to_peak"], waves["cost_ratio"], color="0.25", label="on/off load, simulated")
-    windows, hybrids = (t.assign(trace=t["trace"].str.removesuffix("-twin")) for t in (windows, hybrids))
-    for i, (name, rows) in enumerate(windows.groupby("trace", sort=False)):
+def mean_and_peak(waves: pd.DataFrame, windows: pd.DataFrame, crossing: float) -> Figure:
+    """Cost of functions alone over that of VMs for the peak, against mean / peak."""
+    fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.4))
+    ax.plot(waves["mean_to_peak"], waves["cost_ratio"], color="0.25", label="on/off load, simulated")
+    for i, (name, rows) in enumerate(windows.groupby(windows["trace"].str.removesuffix("-twin"), sort=False)):
         whole, style = rows["hours"] == 0, series(i) | {"linestyle": "none"}
         x, y = rows["mean_to_peak"], rows["cost_ratio"]
-        axes[0].plot(x[~whole], y[~whole], markersize=3, alpha=0.35, **style)
-        axes[0].plot(x[whole], y[whole], markersize=8, markeredgecolor="black", label=name, **style)
-        for scheme, fill in (("Spock, reactive", "white"), ("Spock, predictive", colors()[i])):
-            row = hybrids[(hybrids["trace"] == name) & (hybrids["scheme"] == scheme)]
-            axes[1].plot(row["mean_to_peak"], row["cost_ratio"], markerfacecolor=fill, markersize=7, **style)
-    axes[0].axvline(crossing, color="0.5", linewidth=1, linestyle=":")
-    axes[0].text(crossing + 0.015, 0.05, f"mean / peak {crossing:.2f}", color="0.3", va="bottom")
-    axes[0].set(ylabel="cost over VMs for the peak", title="functions only")
-    axes[1].plot([], [], "o", color="0.3", markerfacecolor="white", label="reactive")
-    axes[1].plot([], [], "o", color="0.3", label="predictive")
-    axes[1].set(title="Spock: VMs and functions")
-    axes[1].legend(loc="upper left")
-    for ax in axes:
-        ax.axhline(1, color="0.5", linewidth=1)
-        ax.set(xlabel="mean / peak minute", xlim=(0, 1.02), ylim=(0, 3), xticks=(0.2, 0.4, 0.6, 0.8, 1))
-    return finish(fig, axes[0], ncols=4)
+        ax.plot(x[~whole], y[~whole], markersize=3, alpha=0.35, **style)
+        ax.plot(x[whole], y[whole], markersize=8, markeredgecolor="black", label=name, **style)
+    ax.axvline(crossing, color="0.5", linewidth=1, linestyle=":")
+    ax.text(crossing + 0.015, 0.05, f"mean / peak {crossing:.2f}", color="0.3", va="bottom")
+    ax.axhline(1, color="0.5", linewidth=1)
+    ax.set(ylabel="cost over VMs for the peak", xlabel="mean / peak minute", xlim=(0, 1.02), ylim=(0, 3))
+    return finish(fig, ax, ncols=4)

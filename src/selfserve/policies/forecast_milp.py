@@ -14,6 +14,7 @@ from selfserve.planner import MEAN_MARGIN_PCT, ModelChoice, Overflow
 from selfserve.policies.base import Choice, PlannerPolicy, Range
 from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools, waiting
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
+from selfserve.quiet import unheard
 from selfserve.scenario import Scenario
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -182,7 +183,8 @@ class ForecastMilp(PlannerPolicy):
         able = ((self._batch == 1) | in_time) & (most[self._pool_of] > 0)
         upper = np.r_[able, most, np.full(2 * pools, np.inf), np.ones(sizes)]
         whole = np.r_[np.array(self._pays)[self._pool_of], np.ones(pools), np.zeros(2 * pools), np.ones(sizes)]
-        x = milp(cost, integrality=whole, bounds=Bounds(0, upper), constraints=LinearConstraint(rows, low, high)).x
+        with unheard():
+            x = milp(cost, integrality=whole, bounds=Bounds(0, upper), constraints=LinearConstraint(rows, low, high)).x
         if x is None:
             return None
         shares = np.where(x[:n] > 1e-4, x[:n], 0.0)

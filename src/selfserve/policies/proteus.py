@@ -13,6 +13,7 @@ from selfserve.planner import ModelChoice, ResourceSelector, peak_minute_rate
 from selfserve.policies.base import PlannerPolicy, Range
 from selfserve.policies.variants import Variant, batching_pays, variant, variants, vm_pools, waiting
 from selfserve.protocol import Decision, Observation, Route, Step
+from selfserve.quiet import unheard
 from selfserve.scenario import Scenario
 
 OVERLOAD_COST = 1e4
@@ -143,6 +144,7 @@ class Proteus(PlannerPolicy):
         whole = np.hstack([of_class, np.zeros((len(classes), pools + len(classes)))])
         one = np.r_[[float(self._waits[v.pool] > 0) for v in flat], np.zeros(pools + len(classes))]
         right, ones = np.r_[np.maximum(machines, 0.0), asked], np.ones(len(classes))
-        solved = linprog(cost, limits, right, whole, ones, method="highs", integrality=one)
+        with unheard():
+            solved = linprog(cost, limits, right, whole, ones, method="highs", integrality=one)
         x = np.maximum(solved.x[:n], 0.0)
         return np.split(x, np.cumsum([len(vs) for vs in self._variants])[:-1]), float((worth * part[k_of]) @ x)

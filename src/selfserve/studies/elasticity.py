@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from math import ceil, floor
+from math import ceil
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,12 @@ from tqdm.auto import tqdm
 
 from selfserve import catalog
 from selfserve.planner import peak_minute_rate
-from selfserve.policies import make_policy
-from selfserve.scenario import Scenario, load_scenario
-from selfserve.simulator import Result, simulate
+from selfserve.scenario import load_scenario
 from selfserve.simulator.draws import lognormal_table
 from selfserve.studies import resources as r
 from selfserve.studies.claims import judge, span
 from selfserve.studies.models import measured_rows
-from selfserve.traces import split_ranges
-from selfserve.workload import load_trace, make_workload
+from selfserve.workload import load_trace
 
 BOOTS_S = (60.0, 100.0, 200.0, 300.0)
 INITS_S = (1.0, 2.5, 5.0, 10.0)
@@ -219,44 +216,6 @@ def windows(names: Sequence[str], regime: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["trace", "hours", "window", "mean", "peak", "mean_to_peak", "cost_ratio"])
 
 
-def hybrids(names: Sequence[str], hours: float, seed: int, prices: str) -> pd.DataFrame:
-    """Return peak-provisioned VMs, functions only and Spock's hybrids, simulated at the start of each evaluation part.
-
-    The VMs for the peak are the least constant fleet with at most ``ALLOWED_PCT`` late, found with hindsight.
-
-    Long form: ``trace, mean_to_peak, scheme, usd, late_pct, function_pct, cost_ratio`` (resnet50, 20 busy machines).
-    """
-    vm: dict[str, object] = {"name": "vm", "resource": r.VM, "models": ["resnet50"], "max_machines": 100_000}
-    fn: dict[str, object] = {"name": "fn", "resource": r.FUNCTION, "memory_mb": r.FUNCTION_MB, "models": ["resnet50"]}
-    scenario = r.offer(r.VM, "resnet50", prices, pools=[vm, fn], load_machines=20, rate_scale=None)
-    rows = [row for name in tqdm(names, desc="hybrids", unit="trace") for row in _schemes(name, scenario, hours, seed)]
-    table = pd.DataFrame(rows, columns=["trace", "mean_to_peak", "scheme", "usd", "late_pct", "function_pct"])
-    base = table[table["scheme"] == "VMs for the peak"].set_index("trace")["usd"]
-    return table.assign(cost_ratio=table["usd"] / table["trace"].map(base))
-
-
-def _schemes(name: str, scenario: Scenario, hours: float, seed: int) -> list[tuple[object, ...]]:
-    start, end = split_ranges(trace := load_trace(name))["evaluate"]
-    workload = make_workload(trace, scenario, start, min(end - start, round(hours * 3600)), seed)
-    scored = workload.counts[r.WARMUP_S :]
-
-    def run(policy: str, /, **parameters: object) -> Result:
-        return simulate(scenario, workload, make_policy(policy, **parameters), seed)
-
-    low = floor(scored.mean() / r.capacity(replace(scenario, pools=scenario.pools[:1])))
-    results = {
-        "VMs for the peak": r.least(low, lambda n: run("static", machines=n))[1],
-        "functions only": run("mixed", headroom=0.0, keep_s=0.0),
-        "Spock, reactive": run("spock", policy="reactive"),
-        "Spock, predictive": run("spock", policy="predictive"),
-    }
-    mean_to_peak = scored.mean() / peak_minute_rate(scored)
-    return [
-        (name, mean_to_peak, scheme, seen.summary["cost_usd"], r.late(seen), seen.summary["function_share_pct"])
-        for scheme, seen in results.items()
-    ]
-
-
 # Claims
 
 
@@ -286,30 +245,6 @@ def judge_start_up(starts: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, str]:
          "ranking by cost the same at every boot and cold start": dearer.empty or len(dearer) == len(pairs)},
         "measured VMs are bare Linux without a server or model, and have grown faster; the ranking of policies under "
         f"the same sweep is in notebook 04; VMs are dearer than functions in: {where}",
-    )  # fmt: skip
-
-
-def judge_peaks(wave: pd.DataFrame, hybrid: pd.DataFrame) -> dict[str, str]:
-    """Judge C21 on the tables of :func:`waves` and :func:`hybrids`."""
-    crossing = crossing_share(wave)
-    spock = hybrid[hybrid["scheme"].str.startswith("Spock")]
-    inside = spock["function_pct"].between(2, 15)
-    theirs = inside[spock["trace"].str.removesuffix("-twin").isin(("WITS", "berkeley"))]
-    parts = {
-        f"{scheme}: 2-15 % on functions on Spock's two traces": group.all()
-        for scheme, group in theirs.groupby(spock["scheme"])
-    }
-    shares = "; ".join(f"{s} {span(g, 1, '-')} %" for s, g in spock.groupby("scheme")["function_pct"])
-    outside = ", ".join(f"{row.trace} {row.function_pct:.1f} % ({row.scheme})" for row in spock[~inside].itertuples())
-    ends = [f"{ratio:.2f} at {share:.2f}" for ratio, share in (
-        (wave["cost_ratio"].min(), wave["mean_to_peak"].min()), (wave["cost_ratio"].max(), wave["mean_to_peak"].max()),
-    )]  # fmt: skip
-    return judge("C21",
-        f"costs cross at mean/peak {crossing:.2f} ({ends[0]}, {ends[1]}); on functions: {shares}",
-        {"a crossing within 0.2-0.8": 0.2 <= crossing <= 0.8, **parts},
-        "the crossing is the share of time that a VM must be busy to be worth its price; a reactive fleet that holds "
-        "idle VMs for 3 minutes keeps them for the busiest second, so that little overflows; outside: "
-        f"{outside or 'none'}",
     )  # fmt: skip
 
 
