@@ -87,6 +87,12 @@ def test_util_aware_keeps_utilisation_under_its_threshold():
     assert machines_over_time(make_policy("util_aware", threshold=0.5), ONE_CLASS, [400])[1] == 20
 
 
+def test_util_aware_releases_as_reactive_does_and_counts_what_is_under_way():
+    fleet = machines_over_time(make_policy("util_aware"), ONE_CLASS, [320] + [32] * 200)
+    assert fleet[1] == 10 and fleet[180] == 10 and fleet[-1] == 1, "three idle minutes"
+    assert machines_over_time(make_policy("util_aware"), ONE_CLASS, [320] * 5)[1:] == [10] * 5, "no second order"
+
+
 def test_exascale_over_provisions_for_where_the_line_leads():
     ramp = list(np.arange(1, 501) * 0.8)  # after 500 s at 400 requests/s, in 100 s at 480
     fleet = machines_over_time(make_policy("exascale", headroom=1.5), ONE_CLASS, ramp)
@@ -149,6 +155,17 @@ def test_static_carries_the_peak_minute_it_is_told_or_has_seen():
     assert machines_over_time(make_policy("static", machines=7), ONE_CLASS, [0]) == [7, 7]
     with pytest.raises(InputError, match="static: no history"):
         make_policy("static").reset(ONE_CLASS, np.zeros(0))
+
+
+def test_static_has_its_headroom_over_the_peak_and_never_moves():
+    assert machines_over_time(make_policy("static", peak_rate=400.0, headroom=0.5), ONE_CLASS, [0, 900]) == [5] * 3
+    loads = [0.0, 900.0, 5.0, 400.0] * 50
+    assert set(machines_over_time(make_policy("static", peak_rate=400.0), ONE_CLASS, loads)) == {10}
+
+
+def test_spock_gives_idle_machines_back_after_three_minutes():
+    fleet = machines_over_time(make_policy("spock", policy="reactive"), ONE_CLASS, [400.0] * 60 + [40.0] * 200)
+    assert fleet[60 + 175] == 10 and fleet[60 + 185] == 1
 
 
 @pytest.mark.parametrize("name", policy_names())

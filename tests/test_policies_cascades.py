@@ -117,6 +117,14 @@ def test_cocktail_drops_a_member_at_a_time_while_the_accuracy_is_above_the_deman
     assert all(not rest or policy._accuracy(rest) < 77.2 for rest in every)
 
 
+def test_of_the_members_that_cocktail_can_do_without_the_dearest_goes():
+    easy = dataclasses.replace(SPOT, classes=(dataclasses.replace(RELAXED, share=1.0, min_accuracy_pct=71.0),))
+    policy = mixer(easy)
+    before = policy._members[0]
+    after = models(policy.decide(answered(easy, 0.0, policy._accuracy(before))))
+    assert {v.model for v in before} - set(after) == {max(before, key=lambda v: v.usd).model}
+
+
 def test_cocktail_brings_the_most_accurate_model_back_where_the_answers_are_worse_than_asked():
     policy = mixer()
     policy._members[0] = [v for v in policy._all[0] if v.model in (0, 1)]

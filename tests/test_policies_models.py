@@ -116,6 +116,11 @@ def test_infaas_lets_a_machine_go_after_ten_low_readings_in_a_row():
     assert set(broken[1:]) == {10}
 
 
+def test_infaas_reads_every_two_seconds_whatever_the_scenario_says():
+    policy = started("infaas", ONE_CLASS)
+    assert policy.interval_s == 2.0 != ONE_CLASS.interval_s
+
+
 def test_infaas_upgrades_when_a_bigger_variant_is_cheaper_than_replicas():
     policy = started("infaas", WITH_GPU)
     few = after(policy, WITH_GPU, [100.0])
@@ -174,6 +179,12 @@ def test_proteus_lowers_accuracy_only_under_overload(load):
         assert accuracy(decision) == pytest.approx(76 + 6 * large, abs=0.01)
     else:
         assert accuracy(decision) == 70.0  # throughput comes first, even below the floor
+
+
+def test_proteus_plans_on_the_machines_that_are_ready():
+    policy = started("proteus", ONE_CLASS, machines=10, smoothing=1)
+    few, all_of_them = (policy.decide(observe(ONE_CLASS, t, 1.0, 90.0, ready=[n, 0])) for t, n in ((1.0, 3), (2.0, 10)))
+    assert few.machines == all_of_them.machines and accuracy(few) < 78 < 82 == accuracy(all_of_them)
 
 
 def test_proteus_has_half_of_the_slo_left_for_waiting():
@@ -317,7 +328,8 @@ def test_alpha_buys_accuracy_beyond_the_demand():
 
 def test_a_class_whose_machines_are_all_still_to_come_keeps_its_plan():
     able, unable = make_pool("vm"), dataclasses.replace(make_pool("small", usd=0.01), models=(0,))
-    scenario = make_scenario(classes=[ALONE], pools=[able, unable])
+    easy = dataclasses.replace(STRICT, name="easy", share=0.5, min_accuracy_pct=60.0)
+    scenario = make_scenario(classes=[dataclasses.replace(STRICT, share=0.5), easy], pools=[able, unable])
     policy = milp(scenario)
     after(policy, scenario, [100.0] * 60)
     decision = policy.decide(observe(scenario, 61.0, 1.0, 100.0, ready=[0, 2]))

@@ -105,6 +105,12 @@ def test_knative_panics_at_twice_its_ready_pods_and_not_before():
         assert fleet(policy, ONE_CLASS, [*calm, *[concurrency(spike, 5)] * 3])[-1] == machines
 
 
+def test_knative_grows_by_its_rate_over_ready_pods_at_most():
+    for rate, machines in ((1000.0, 20), (1.5, 8)):  # 40 pods wanted, 10 ready
+        policy = started("knative", history=[400.0] * 60, up_rate=rate)
+        assert fleet(policy, ONE_CLASS, [concurrency(28, 5)] * 3)[-1] == machines
+
+
 def test_knative_does_not_shrink_while_panicking():
     policy = started("knative", history=[400.0] * 60)
     spike = [concurrency(7, 5)] * 30 + [concurrency(28, 5)] * 3  # the third still asks for twice the pods ready
@@ -163,6 +169,16 @@ def test_ray_serve_shrinks_after_ten_minutes_of_agreement():
     assert machines[:60] == [10] * 60 and machines[60] == 3  # 5 replicas
 
 
+def test_ray_serve_takes_its_factor_of_each_step():
+    over = {"busy": [80.0, 0.0], "ready": [2, 0]}  # eight ongoing on four replicas, where two a replica are meant
+    under = {"busy": [40.0, 0.0], "ready": [4, 0]}  # four on eight, which want two
+    for factor, grown, shrunk in ((1.0, 4, 1), (0.5, 3, 3)):
+        policy = started("ray_serve", history=[80.0] * 60, up_factor=factor, ongoing=1.0)
+        assert fleet(policy, ONE_CLASS, [over] * 8)[-1] == grown
+        policy = started("ray_serve", history=[160.0] * 60, down_factor=factor)
+        assert fleet(policy, ONE_CLASS, [under] * 70)[-1] == shrunk
+
+
 # --- Clipper
 
 CPU = make_scenario(pools=[batching("vm"), make_pool("fn", "function")], classes=[ONE])
@@ -211,6 +227,31 @@ def test_clipper_waits_a_little_for_a_batch_and_does_not_scale():
 
 def mark(scenario=ONE_CLASS, history=(), **parameters):
     return started("mark", scenario, history, **({"predictor": "last_value", "batch_share": 0} | parameters))
+
+
+def test_clipper_has_a_fleet_for_the_busiest_minute_in_full_batches_where_these_pay():
+    history = np.r_[np.full(500, 40.0), np.full(60, 400.0), np.full(500, 40.0)]
+    assert started("clipper", history=history).decide(observe(ONE_CLASS, 0.0)).machines[0] == 10  # one by one
+    pays = make_scenario(classes=[ONE], pools=[batching("vm")])  # 16 in 0.2 s, where one takes 0.05 s
+    assert started("clipper", pays, history).decide(observe(pays, 0.0)).machines[0] == 3
+    assert (
+        started("clipper", history=history, scaling="reactive", peak_rate=4.0)
+        .decide(observe(ONE_CLASS, 10.0, 1.0, 80.0))
+        .machines[0]
+        < 10
+    )
+
+
+def test_mark_rents_spot_machines_only_where_it_is_told_to():
+    pools = [make_pool("vm"), make_pool("spot", "spot", usd=0.03), make_pool("fn", "function", usd=0.4)]
+    scenario = make_scenario(pools=pools, classes=[ONE])
+    fleets = [
+        started("mark", scenario, np.full(600, 200.0), predictor="last_value", spot=spot)
+        .decide(observe(scenario, 0.0, 60.0))
+        .machines
+        for spot in (False, True)
+    ]
+    assert fleets[0][0] > 0 == fleets[0][1] and fleets[1][0] == 0 < fleets[1][1]
 
 
 def test_mark_does_not_scale_down_before_six_plans_agree():
@@ -318,6 +359,24 @@ def test_batch_meets_its_percentile_and_a_longer_timeout_would_not_pay(slo_s, ra
     took, _ = latencies(rate, batch, timeout_s, service_s, 0.1)
     assert np.quantile(took, 0.95) <= slo_s * 1.01
     assert batch > 1
+
+
+def test_batch_meets_the_percentile_of_every_class_on_a_function():
+    classes = [dataclasses.replace(ONE, share=0.5), dataclasses.replace(ONE, name="slow", share=0.5, slo_s=5.0)]
+    waits = {}
+    for name, some in (("both", classes), ("strict", classes[:1]), ("slow", classes[1:])):
+        scenario = make_scenario(pools=FUNCTIONS[1:], classes=some)
+        waits[name] = (
+            started("batch", scenario, np.full(600, 20.0)).decide(observe(scenario, 0.0, 60.0)).batch_wait_s[0]
+        )
+    assert waits["both"] < 0.5 < waits["slow"] and waits["both"] == pytest.approx(waits["strict"], rel=0.5)
+
+
+def test_batch_takes_the_function_of_most_memory_where_none_is_in_time():
+    hopeless = make_scenario(pools=FUNCTIONS[::-1], classes=[dataclasses.replace(ONE, slo_s=0.01)])
+    decision = started("batch", hopeless, np.full(600, 20.0)).decide(observe(hopeless, 0.0, 60.0))
+    assert decision.routes[0][0].steps[0].pool == 0, "the large one"
+    assert (decision.batch_max[0], decision.batch_wait_s[0]) == (1, 0.0), "alone and at once"
 
 
 def test_batch_timeout_respects_the_percentile_asked_for():
