@@ -11,6 +11,7 @@ Usage: ./run_all.sh [COMMAND] [--force]
   quick          the same on small synthetic traces, to see that everything works
   test           set up, then linters, types, tests and every notebook in quick mode
   setup          make .venv and install the pinned packages; instant when nothing changed
+  retrain        train the ten nets of the controller anew, into results/controllers (hours)
   lab [ARGS]     open JupyterLab on the notebooks; ARGS go to jupyter lab
   --force        run notebooks again even if nothing they depend on has changed
   --help         this text
@@ -113,6 +114,14 @@ run_tests() {
     say "pytest"; python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 }
 
+retrain() {   # the seeds that are shipped in src/selfserve/controllers; one that is there already is kept
+    local folder=${SELFSERVE_RESULTS:-results}/controllers seed
+    mkdir -p "$folder"
+    for seed in 0 1 2 3 4 5 6 7 8 9; do
+        [ -e "$folder/net_$seed.safetensors" ] || python -m selfserve train --what net --seed $seed --out "$folder/net_$seed.safetensors"
+    done
+}
+
 open_lab() {
     local options=(--notebook-dir="$root" --LabApp.default_url=/lab/tree/notebooks)
     [ "$(id -u)" != 0 ] || options+=(--allow-root)
@@ -127,20 +136,21 @@ case ${1:-} in
         for word in "$@"; do
             case $word in
                 --force) force=(--force) ;;
-                setup|quick|test) [ "$command" = full ] || die "one command at a time, not $command and $word" 2; command=$word ;;
+                setup|quick|test|retrain) [ "$command" = full ] || die "one command at a time, not $command and $word" 2; command=$word ;;
                 *) die "unknown argument '$word'; ./run_all.sh --help lists what there is" 2 ;;
             esac
         done ;;
 esac
-case $command in setup|test) [ ${#force[@]} = 0 ] || die "--force goes with quick or with the full run, not with $command" 2 ;; esac
+case $command in setup|test|retrain) [ ${#force[@]} = 0 ] || die "--force goes with quick or with the full run, not with $command" 2 ;; esac
 
 setup
-case $command in full|lab) find_traces ;; esac
+case $command in full|lab|retrain) find_traces ;; esac
 enter
 case $command in
     setup) ;;
     full)  regenerate ${force[@]+"${force[@]}"} ;;
     quick) python -m selfserve notebooks --quick ${force[@]+"${force[@]}"} ;;
     test)  run_tests ;;
+    retrain) python -m selfserve traces fetch; retrain ;;
     lab)   open_lab "$@" ;;
 esac

@@ -390,7 +390,7 @@ def run_env(quick: bool, say: Callable[[str], None]) -> dict[str, float | None]:
     many = Worlds([scenario] * worlds, [load(seconds, rate, e) for e in range(worlds)], interval_s)
     many.reset(range(worlds))
     for world in many.worlds:
-        world.write_routes(case.decision)
+        world.write_routes(case.decision.routes)
     tile = [np.tile(np.array(row, np.int64), (worlds, 1)) for row in (target, case.decision.batch_max)]
     wait = np.tile(np.array([round(x * 1e9) for x in case.decision.batch_wait_s], np.int64), (worlds, 1))
     for _ in range(30):  # boots and cold starts

@@ -107,10 +107,10 @@ def test_correctness_moves_what_a_cascade_gives(tmp_path):
 def test_markets_rank_the_systems_in_every_place(tmp_path, monkeypatch):
     monkeypatch.setattr(systems.run, "policies_in", lambda names: ["batch", "reactive", "clairvoyant"])
     found = systems.markets(tmp_path, quick=True)
-    assert found["market"].notna().all() and set(found["market"]) == {"aws", "functions x8", "load 1", "load 5"}
+    assert found["market"].notna().all() and set(found["market"]) == {"aws", "functions x8", "load 1"}
     dear = found.set_index(["market", "policy"])["function_cost_usd"]
-    assert dear["functions x8", "batch"] == pytest.approx(2 * dear["aws", "batch"], rel=1)
-    assert dear["functions x8", "batch"] > 1.5 * dear["aws", "batch"]
+    now = systems.price_ratio(load_scenario("standard"))  # what it pays for is dearer by as much, or it batches more
+    assert 0.75 * 8 / now < dear["functions x8", "batch"] / dear["aws", "batch"] <= 1.01 * 8 / now
 
 
 def test_forecasts_are_judged_on_bursty_traces_and_by_what_they_cost():

@@ -22,7 +22,7 @@ def test_worlds_equal_single_runs() -> None:
     many = Worlds([scenario] * WORLDS, loads, INTERVAL_S)
     many.reset([7, 8, 9])
     for world in many.worlds:
-        world.write_routes(Decision((0, 0), routes))
+        world.write_routes(routes)
     ones, zeros = np.ones((WORLDS, 2), np.int64), np.zeros((WORLDS, 2), np.int64)
     for step in range(STEPS):
         many.advance(np.stack([targets[step], np.zeros(WORLDS, np.int64)], axis=1), ones, zeros)

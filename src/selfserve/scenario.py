@@ -30,6 +30,12 @@ SHARE_TOLERANCE = 1e-6
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False, strict=True)]
+"""Up to three years, so that sums of times stay far below what nanoseconds in 64 bits hold."""
+Interval = Annotated[float, Field(gt=0, le=1e8, allow_inf_nan=False, strict=True)]
+Spread = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False, strict=True)]
+"""A coefficient of variation."""
+Factor = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False, strict=True)]
 Percent = Annotated[float, Field(ge=0, le=100, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Count = Annotated[int, Field(ge=1, le=2**31, strict=True)]
@@ -47,10 +53,10 @@ class RequestClass:
 
     name: Name
     share: Positive
-    slo_s: Positive
+    slo_s: Interval
     min_accuracy_pct: Percent = 0.0
     mean_accuracy_pct: Percent | None = None
-    accuracy_window_s: Positive = 3600.0
+    accuracy_window_s: Annotated[float, Field(ge=1, le=1e8, strict=True)] = 3600.0
 
 
 @dataclass(frozen=True)
@@ -104,29 +110,29 @@ class Pool:
 class VmPhysics:
     """Life of a VM: seconds from decision to running, from running to ready, and the least bill."""
 
-    pending_s: NotNegative = 17.0
-    boot_s: NotNegative = 83.0
-    boot_spread: NotNegative = 0.15
-    minimum_bill_s: NotNegative = 60.0
+    pending_s: Seconds = 17.0
+    boot_s: Seconds = 83.0
+    boot_spread: Spread = 0.15
+    minimum_bill_s: Seconds = 60.0
 
 
 @dataclass(frozen=True)
 class FunctionPhysics:
     """Cold start, keep-alive and concurrency of functions; ``price_factor`` multiplies their prices."""
 
-    init_s: NotNegative = 2.5
-    keep_alive_s: NotNegative = 600.0
+    init_s: Seconds = 2.5
+    keep_alive_s: Seconds = 600.0
     concurrency: Count = 1000
     burst_per_10s: Count = 1000
-    price_factor: Positive = 1.0
+    price_factor: Factor = 1.0
 
 
 @dataclass(frozen=True)
 class Storm:
     """A time of high spot interruption, seconds from the window's start."""
 
-    start_s: NotNegative
-    length_s: Positive
+    start_s: Seconds
+    length_s: Interval
     interruptions_per_hour: NotNegative
     refused_share: Share = 0.0
 
@@ -150,7 +156,7 @@ class SpotPhysics:
     """Interruptions of spot machines; storms do not overlap."""
 
     interruptions_per_hour: NotNegative = 0.02
-    notice_s: NotNegative = 120.0
+    notice_s: Seconds = 120.0
     storms: Annotated[tuple[Annotated[Storm, BeforeValidator(_storm)], ...], AfterValidator(_apart)] = ()
 
 
@@ -158,8 +164,8 @@ class SpotPhysics:
 class ServicePhysics:
     """Spread of service times (coefficient of variation) and what policies believe of their mean."""
 
-    spread: NotNegative = 0.1
-    believed_factor: Positive = 1.0
+    spread: Spread = 0.1
+    believed_factor: Factor = 1.0
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class _Workload:
-    share_drift: NotNegative = 0.0
+    share_drift: Spread = 0.0
 
 
 class _Pool(BaseModel):
@@ -231,8 +237,8 @@ class _File(BaseModel):
     name: str
     classes: Annotated[tuple[RequestClass, ...], Field(min_length=1)]
     pools: Annotated[tuple[_Pool, ...], Field(min_length=1)]
-    interval_s: Positive = 10.0
-    warmup_s: NotNegative = 600.0
+    interval_s: Interval = 10.0
+    warmup_s: Seconds = 600.0
     load_machines: Positive | None = None
     rate_scale: Positive | None = None
     prices: str = "aws_us_east_1"
@@ -366,11 +372,15 @@ def _resolve(parsed: _File) -> Scenario:
 
 def _model(name: str, profile: pd.DataFrame, parsed: _File) -> Model:
     accuracy = catalog.accuracy_of(name)
+    if accuracy is None and "accuracy_pct" in profile:  # a model of one's own
+        stated = profile.loc[profile["model"] == name, "accuracy_pct"].dropna()
+        accuracy = float(stated.iloc[0]) if len(stated) else None
     if accuracy is None or name not in set(profile["model"]):
         pool = next(pool.name for pool in parsed.pools if name in pool.models)
         known = ", ".join(m for m in dict.fromkeys(profile["model"]) if catalog.accuracy_of(m) is not None)
         at = f"pools.{pool}.models"
-        raise InputError(f"{at}: unknown model {name!r}; catalogue and profile {parsed.profile} have {known}")
+        right = f"catalogue and profile {parsed.profile} have {known}; one of your own needs accuracy_pct in its rows"
+        raise InputError(f"{at}: unknown model {name!r}; {right}")
     return Model(name, accuracy)
 
 

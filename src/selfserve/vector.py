@@ -68,7 +68,7 @@ class Road:
         if self._fresh:
             self._fresh = False
             for e, world in enumerate(self.worlds.worlds):
-                world.write_routes(self.course.flock.decision(orders, e))
+                world.write_routes(self.course.flock.decision(orders, e).routes)
         self._direct(orders)
         self.worlds.advance(orders.machines, self._batch, self._wait)
         return self._read()

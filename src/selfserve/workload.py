@@ -97,7 +97,7 @@ def mean_work(scenario: Scenario) -> float:
 
 
 def _rng(seed: int, kind: int, block: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, (kind << 48) + block]))
+    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, (kind << 48) + block], np.uint64)))
 
 
 def _scale_counts(counts: np.ndarray, factor: float, seed: int) -> np.ndarray:

@@ -36,10 +36,11 @@ _PRICE_NEEDS = {
     "vm": ("vcpu", "memory_gib", "usd_per_hour"),
     "function": ("usd_per_gb_s", "usd_per_request", "memory_min_mb", "memory_max_mb", "mb_per_vcpu"),
 }
+_PRICE_SIZES = ("vcpu", "memory_gib", "memory_min_mb", "memory_max_mb", "mb_per_vcpu")
 _PROFILE_COLUMNS = ("model", "device", "threads", "batch", "p50_ms", "tag")
 _PROFILE_NUMBERS = (
     "threads", "slots", "batch", "p50_ms", "p99_ms", "mean_ms", "runs", "worst_over_best_block", "cpu_share", "load_ms",
-    "runtime_mb", "memory_mb", "cores", "load_1m",
+    "runtime_mb", "memory_mb", "cores", "load_1m", "accuracy_pct",
 )  # fmt: skip
 TAGS = ("measured", "published", "scaled")
 
@@ -63,9 +64,12 @@ def load_prices(name: str) -> pd.DataFrame:
     _require(path, table["kind"].isin(list(_PRICE_NEEDS)), table, "kind", "{!r} is not vm or function")
     for i, row in enumerate(table.to_dict("records")):
         for column in _PRICE_NEEDS[row["kind"]]:
-            if not np.isfinite(row.get(column, np.nan)):
-                raise _wrong(path, i, column, f"{row['resource']} needs a number here")
+            if not np.isfinite(value := row.get(column, np.nan)) or (value == 0 and column in _PRICE_SIZES):
+                raise _wrong(path, i, column, f"{row['resource']} needs a number{' above 0' * (value == 0)} here")
     _unique(table, ["resource"], path)
+    for column in ("accelerator", "interruption_band", "source", "as_of", *_PRICE_NUMBERS):
+        if column not in table:  # a list of one's own has what its rows need
+            table[column] = np.nan if column in _PRICE_NUMBERS else ""
     return table.set_index("resource")
 
 
@@ -77,7 +81,11 @@ def load_models() -> pd.DataFrame:
 
 def load_facts(name: str) -> pd.DataFrame:
     """Return another table of the catalogue as it is, for instance ``published_models`` or ``startup_times``."""
-    return pd.read_csv(_find(name, ".", "table"))
+    path = _find(name, ".", "table")
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
 
 
 def load_profile(name: str = "cpu") -> pd.DataFrame:

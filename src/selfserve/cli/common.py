@@ -47,6 +47,17 @@ def repeated(flag: str, text: str) -> tuple[str, Any]:
     return flag, {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": text}
 
 
+def seed(text: str) -> int:
+    """Return a seed."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {2**63 - 1}")
+    return value
+
+
 JSON = option("--json", None, "print one line of JSON last")
 WINDOW = (
     option("--trace", "NAME|FILE.csv", "a trace's name (traces list) or a CSV file", required=True),
@@ -54,7 +65,7 @@ WINDOW = (
     repeated("--scenario-set", "override a key of the scenario, for instance vm.boot_s=200 (repeatable)"),
     option("--start-s", "A", "first second of the window, default 0", 0, type=int),
     option("--length-s", "B", "length of the window, default the rest of the trace", type=int),
-    option("--seed", "N", "default 0", 0, type=int),
+    option("--seed", "N", "default 0", 0, type=seed),
     JSON,
 )
 """What is served: scenario, trace, window, seed."""
@@ -67,6 +78,15 @@ def load_window(args: argparse.Namespace) -> tuple[Scenario, Workload]:
 
     scenario = load_scenario(args.scenario, scenario_overrides(args))
     return scenario, make_workload(load_trace(args.trace), scenario, args.start_s, args.length_s, args.seed)
+
+
+def check_scored(scenario: Scenario, workload: Workload) -> None:
+    """Raise an InputError unless something of the window is left to score."""
+    if workload.seconds <= scenario.warmup_s:
+        raise InputError(
+            f"window of {workload.seconds} s of {workload.trace}: nothing is left to score after the warm-up of "
+            f"{scenario.warmup_s:g} s; right is a larger --length-s, or --scenario-set warmup_s=0"
+        )
 
 
 def scenario_overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
         option("--slo-s", "S", "latency that every request should keep", type=float, required=True),
         option("--accuracy-pct", "X", "least top-1 accuracy of an answer", type=float, required=True),
         option("--scenario", "NAME|FILE.toml", "pools and prices, default spot", "spot"),
-        option("--seed", "N", "default 0", 0, type=int),
+        option("--seed", "N", "default 0", 0, type=common.seed),
         common.JSON,
         option("--figure", "OUT.png", "draw it (.png, .pdf or .svg)"),
     )  # fmt: skip
@@ -60,6 +61,11 @@ def evaluate(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {args.out}: is not a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise InputError(f"--out {args.out}: cannot be written there: {error.strerror}") from None
     policies = run.policies_in(_names(args.policies, "--policies"))
     overrides = run.as_json(common.scenario_overrides(args))
     scenarios = [(name, overrides) for name in _names(args.scenarios, "--scenarios")]
@@ -140,6 +146,8 @@ def _names(text: str, option: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
         raise InputError(f"{option} {text!r} is not a list such as a,b")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{option} {text!r} names {twice[0]} twice")
     return names
 
 

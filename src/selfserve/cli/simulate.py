@@ -47,8 +47,12 @@ def simulate(args: argparse.Namespace) -> None:
     requests = common.output_file(args.requests, "--requests", ".parquet")
     decisions = common.output_file(args.decisions, "--decisions", ".parquet")
     figure = common.output_file(args.figure, "--figure", ".png", ".pdf", ".svg")
+    if requests is not None and requests == decisions:
+        raise InputError(f"--requests and --decisions {requests}: two tables need two files")
     scenario, workload = common.load_window(args)
-    policy, start = _policy(args, scenario, workload), time.perf_counter()
+    policy = _policy(args, scenario, workload)
+    common.check_scored(scenario, workload)
+    start = time.perf_counter()
     result = run(
         scenario, workload, policy, args.seed, requests=requests is not None, decisions=bool(decisions or figure),
         progress=sys.stderr.isatty(), name=args.policy,
@@ -76,7 +80,7 @@ def simulate(args: argparse.Namespace) -> None:
         drawn.set_figheight(3.2)
         with common.replacing(figure) as part:
             drawn.savefig(part, dpi=200)
-    _print_summary(summary, workload.seconds)
+    _print_summary(summary, workload.seconds - scenario.warmup_s)
     if args.json:
         common.print_json(summary)
 
@@ -95,14 +99,14 @@ def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) ->
     return make_policy(args.policy, **with_hindsight(args.policy, workload.counts, parameters))
 
 
-def _print_summary(s: dict[str, Any], seconds: int) -> None:
+def _print_summary(s: dict[str, Any], seconds: float) -> None:
     """Print a run's summary for a person."""
     import pandas as pd
 
     def number(key: str, pattern: str = "{:.2f}") -> str:
         return "-" if s[key] is None else pattern.format(s[key])
 
-    scored = f"{s['requests']:,} requests scored in {seconds:,} s, {s['rejected']:,} rejected"
+    scored = f"{s['requests']:,} requests scored in {seconds:,g} s, {s['rejected']:,} rejected"
     print(f"{s['policy']} on {s['trace']}, scenario {s['scenario']}, seed {s['seed']}: {scored}")
     usd = f"${s['cost_usd']:.4f} (VMs ${s['vm_cost_usd']:.4f}, functions ${s['function_cost_usd']:.4f})"
     rows = {
@@ -126,7 +130,11 @@ def bound(args: argparse.Namespace) -> None:
     if not 0.0 <= args.violation_pct <= 100.0:
         raise InputError(f"--violation-pct {args.violation_pct:g} is not between 0 and 100")
     scenario, workload = common.load_window(args)
-    resources = args.resources.split(",") if args.resources else None
+    resources = None if args.resources is None else args.resources.split(",")
+    pools = [pool.name for pool in scenario.pools]
+    if resources is not None and sorted(set(resources) & set(pools)) != sorted(resources):
+        raise InputError(f"--resources {args.resources}: right are some of {', '.join(pools)}, each once")
+    common.check_scored(scenario, workload)
     shares = args.violation_pct / 100.0
     found = compute(workload, scenario, args.seed, resources=resources, violations=shares, effort=args.effort)
     print(f"{found.method} in {found.seconds:.1f} s", file=sys.stderr)
@@ -136,7 +144,7 @@ def bound(args: argparse.Namespace) -> None:
     if args.json:
         record = {
             "trace": workload.trace, "scenario": scenario.name, "seed": args.seed,
-            "resources": resources or [pool.name for pool in scenario.pools], "violation_pct": args.violation_pct,
+            "resources": resources or pools, "violation_pct": args.violation_pct,
             "method": found.method, "oracle_cost_usd": found.certificate_usd, "relaxation_usd": found.total_usd,
             "relaxation_split_usd": found.split,
         }  # fmt: skip

@@ -19,7 +19,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
         "train --steps 20 --seed 0 --out mine.safetensors",
         option("--what", "NAME", f"{', '.join((*NETS, *CONSTANTS))}; default net", "net"),
         option("--steps", "N", "generations of the search (ppo: decisions), default 20 (60000)", None, type=int),
-        option("--seed", "N", "default 0", 0, type=int),
+        option("--seed", "N", "default 0", 0, type=common.seed),
         option("--situations", "N", "training situations, default 60", 60, type=int),
         option("--keep", "DIR", "ppo: tensorboard logs and checkpoints"),
         option("--resume", "FILE.zip", "ppo: a checkpoint to go on from"),
@@ -34,10 +34,10 @@ def train(args: argparse.Namespace) -> None:
     out = common.output_file(args.out, "--out", ".safetensors" if args.what in NETS else ".toml")
     assert out is not None  # required
     steps = args.steps if args.steps is not None else 60_000 if args.what == "ppo" else 20
-    for name, value in (("steps", steps), ("situations", args.situations)):
-        if value < 1:
-            raise InputError(f"--{name} {value}: must be 1 or more")
-    situations = max(8, args.situations)
+    situations = args.situations
+    for name, value, least in (("steps", steps, 1), ("situations", situations, 8)):
+        if value < least:
+            raise InputError(f"--{name} {value}: must be {least} or more")
     if args.what in NETS:
         from selfserve import controller
 

@@ -10,7 +10,9 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -75,11 +77,36 @@ def make_policy(name_or_spec: str, **parameters: object) -> Policy:
     missing = [k for k, p in known.items() if p.default is inspect.Parameter.empty and k not in values]
     if missing:
         raise InputError(f"policy {name_or_spec}: parameter {missing[0]} has no default: give {missing[0]}=VALUE")
-    policy = cls(**values)
-    if not isinstance(policy, Policy):
+    mine = name_or_spec in _BUILT_IN
+    policy = cls(**values) if mine else _guarded(name_or_spec, cls.__name__, cls)(**values)
+    if not isinstance(policy, Policy) or not (callable(policy.reset) and callable(policy.decide)):
         wanted = "interval_s, reset(scenario, history) and decide(observation)"
         raise InputError(f"policy {name_or_spec}: {cls.__name__} is no policy: a policy has {wanted}")
+    return policy if mine else _guard(name_or_spec, policy)
+
+
+def _guard(spec: str, policy: Policy) -> Policy:
+    """Let what a user's policy raises end in one line that says where."""
+    with suppress(AttributeError):  # it has slots: then a traceback tells the same
+        for method in ("reset", "decide"):
+            setattr(policy, method, _guarded(spec, method, getattr(policy, method)))
     return policy
+
+
+def _guarded(spec: str, method: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(*given: object, **named: object) -> Any:
+        try:
+            return call(*given, **named)
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            frames, file = traceback.extract_tb(error.__traceback__), Path(spec.rpartition(":")[0]).name
+            last = next((f for f in reversed(frames) if Path(f.filename).name == file), frames[-1])
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            where = f"{last.filename}, line {last.lineno}"
+            raise InputError(f"policy {spec}: {method} raised {text} ({where})") from error
+
+    return guarded
 
 
 def parameter_names(name_or_spec: str) -> list[str]:
@@ -105,7 +132,7 @@ def _find(spec: str) -> type:
         return getattr(importlib.import_module(f"selfserve.policies.{module}"), cls)
     file, separator, name = spec.rpartition(":")
     if not (separator and file.endswith(".py")):
-        raise InputError(f"policy {spec}: unknown (known: {', '.join(_BUILT_IN)}, or FILE.py:Class)")
+        raise InputError(f"policy {spec}: unknown (known: {', '.join(_BUILT_IN)}, clairvoyant, or FILE.py:Class)")
     found = getattr(_load(spec, Path(file)), name, None)
     if not inspect.isclass(found):
         raise InputError(f"policy {spec}: {file} has no class {name or '(name it after the colon: FILE.py:Class)'}")
@@ -123,8 +150,9 @@ def _load(spec: str, path: Path) -> object:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise InputError(f"policy {spec}: {path}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # a user's file may raise anything
-        raise InputError(f"policy {spec}: importing {path} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"policy {spec}: importing {path} failed: {text}") from error
     return module
 
 

@@ -302,7 +302,7 @@ def has_room(w, n):
 
 @routine
 def refill(w, stop):
-    """Generate the next second'second arrivals once those of the last are through; False if arrays must grow first."""
+    """Generate the next second's arrivals once those of the last are through; False if arrays must grow first."""
     second = w.second
     if w.cursor < w.buffered or second >= w.seconds or second * SECOND_NS >= stop:
         return True

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from selfserve.correctness import stages
 from selfserve.errors import InputError
-from selfserve.protocol import Decision, Observation, Policy, Route
-from selfserve.scenario import Scenario, to_ns
-from selfserve.simulator import state as s
+from selfserve.protocol import Decision, Observation, Policy
+from selfserve.scenario import Scenario
+from selfserve.simulator.decisions import LONGEST_S, check_orders, check_routes
 from selfserve.simulator.many import Worlds
 from selfserve.simulator.result import DecisionLog, Result, collect
 
 if TYPE_CHECKING:
     from selfserve.workload import Workload
+
+LEAST_S = 1e-3
+"""Shortest decision interval, seconds."""
 
 
 class Simulator:
@@ -42,8 +44,8 @@ class Simulator:
         self.scenario = scenario
         self.workload = workload
         self.interval_s = scenario.interval_s if interval_s is None else interval_s
-        if not self.interval_s > 0:
-            raise InputError(f"interval_s = {self.interval_s}: the decision interval must be positive")
+        if not isinstance(self.interval_s, int | float) or not LEAST_S <= self.interval_s <= LONGEST_S:
+            raise InputError(f"interval_s = {self.interval_s!r}: right is a number of seconds from {LEAST_S:g}")
         self._worlds = Worlds([scenario], [workload], self.interval_s, requests=requests, histogram=histogram)
         self._batch_limit = [self._largest_batch(p) for p in range(len(scenario.pools))]
         self.seed = 0
@@ -82,24 +84,13 @@ class Simulator:
 
     def _orders(self, decision: Decision) -> tuple[np.ndarray, ...]:
         """Check a decision and write its routes; return targets, largest batches and waits (ns), each [1, P]."""
-        pools = len(self.scenario.pools)
-        if decision.routes is not self._routes:
-            check_routes(decision, self.scenario)
-            self.world.write_routes(decision)
-            self._routes = decision.routes
-        if len(decision.machines) != pools:
-            raise InputError(f"Decision.machines has {len(decision.machines)} entries: one for each of {pools} pools")
-        target = np.array(decision.machines, np.int64)
-        if target.min() < 0:
-            raise InputError(f"Decision.machines = {decision.machines}: no target may be negative")
-        for p, pool in enumerate(self.scenario.pools):
-            if pool.is_function and target[p] and len(pool.models) != 1:
-                raise InputError(f"pool {pool.name!r}: provisioned containers need a function pool with one model")
-        sizes = decision.batch_max or (1,) * pools
-        waits = decision.batch_wait_s or (0.0,) * pools
-        batch_max = np.array([max(1, min(b, m)) for b, m in zip(sizes, self._batch_limit, strict=True)], np.int64)
-        batch_wait = np.array([to_ns(x) for x in waits], np.int64)
-        return target[None], batch_max[None], batch_wait[None]
+        orders = check_orders(decision, self.scenario, self._batch_limit)
+        if decision.routes is not self._routes or not isinstance(decision.routes, tuple):
+            routes = check_routes(decision.routes, self.scenario)
+            if routes != self._routes:
+                self.world.write_routes(routes)
+            self._routes = decision.routes if isinstance(decision.routes, tuple) else routes
+        return tuple(a[None] for a in orders)
 
     def finish(self, policy: str = "", decisions: DecisionLog | None = None) -> Result:
         """Run to the last answer and return the result."""
@@ -110,43 +101,6 @@ class Simulator:
         """Read the interval that just ended out of the world."""
         seen = {name: a[0] for name, a in self._worlds.observe().items()}
         return Observation(time_s=self.now_ns / 1e9, interval_s=self._worlds.span_ns / 1e9, **seen)
-
-
-def check_routes(decision: Decision, scenario: Scenario) -> None:
-    """Raise an InputError that names what is wrong with a decision's routes."""
-    if len(decision.routes) != len(scenario.classes):
-        raise InputError(
-            f"Decision.routes has {len(decision.routes)} entries: one for each of {len(scenario.classes)} classes"
-        )
-    for k, routes in enumerate(decision.routes):
-        name = scenario.classes[k].name
-        if not 1 <= len(routes) <= s.ROUTES or any(not 1 <= len(r.steps) <= s.STEPS for r in routes):
-            raise InputError(f"class {name!r}: 1 to {s.ROUTES} routes of 1 to {s.STEPS} steps each are possible")
-        if any(not r.weight >= 0 for r in routes) or not sum(r.weight for r in routes) > 0:
-            raise InputError(f"class {name!r}: route weights must be at least 0 and not all 0")
-        for route in routes:
-            check_stages(route, name)
-        for step in (x for r in routes for x in r.steps):
-            pool = scenario.pools[step.pool]
-            for m in (step.model, step.late_model):
-                if m is not None and m not in pool.models:
-                    raise InputError(f"class {name!r}: model {m} is not resident in pool {pool.name!r}")
-
-
-def check_stages(route: Route, name: str) -> None:
-    """Raise an InputError that names what is wrong with a route's stages (rule 10.2)."""
-    parts = stages(route)
-    kinds = {step.then for step in route.steps[:-1] if step.then}
-    if route.steps[-1].then:
-        raise InputError(f"class {name!r}: the last step of a route cannot say then={route.steps[-1].then.name}")
-    if len(kinds) > 1:
-        raise InputError(f"class {name!r}: a route's stages are all IF_UNSURE or all ALSO, not both")
-    if any(not 0 <= step.unsure_share <= 1 for step in route.steps):
-        raise InputError(f"class {name!r}: unsure_share must lie between 0 and 1")
-    if len(parts) > 1 and any(len({step.model for step in part}) > 1 for part in parts):
-        raise InputError(f"class {name!r}: all steps of a stage must name one model")
-    if len(parts) > 1 and any(step.late_model is not None for step in route.steps):
-        raise InputError(f"class {name!r}: a route of several stages cannot have a late model")
 
 
 def simulate(

@@ -18,7 +18,7 @@ from selfserve.simulator.fleet import compact
 from selfserve.simulator.jit import item, kernel
 
 if TYPE_CHECKING:
-    from selfserve.protocol import Decision, Route
+    from selfserve.protocol import Route
     from selfserve.workload import Workload
 
 ROOM = 256
@@ -282,10 +282,10 @@ class World:
         second = self._kept["counts_at"][int(self["second"])]
         self._make_room(power_of(2, 2 * max(int(self["room"]), int(second))))
 
-    def write_routes(self, decision: Decision) -> None:
-        """Write a decision's routes (rules 3.5, 6.1 and 10.1)."""
-        self.classes["n_routes"] = [len(routes) for routes in decision.routes]
-        for k, routes in enumerate(decision.routes):
+    def write_routes(self, every: Sequence[Sequence[Route]]) -> None:
+        """Write a decision's routes, one sequence a class (rules 3.5, 6.1 and 10.1)."""
+        self.classes["n_routes"] = [len(routes) for routes in every]
+        for k, routes in enumerate(every):
             total, running = sum(r.weight for r in routes), 0.0
             for r, route in enumerate(routes):
                 running += route.weight

@@ -109,9 +109,10 @@ def accuracy_in_failure(quick: bool, seed: int = 0, share: float = 0.2) -> pd.Da
     at, seconds = 1800.0, 3000 if quick else 4200
     storm = Storm(at, 120.0, -30 * float(np.log1p(-share)), 0.0)
     scenario = replace(scenario, spot=replace(scenario.spot, storms=(storm,)))
+    forecaster = "linear_trend" if quick else "lstm"  # nothing is trained in the quick pass
     trace, start, _ = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, seconds)[0]
     workload = make_workload(run.trace_of(trace), scenario, start, seconds, seed)
-    log = simulate(scenario, workload, make_policy("cocktail"), seed, decisions=True).decisions
+    log = simulate(scenario, workload, make_policy("cocktail", forecaster=forecaster), seed, decisions=True).decisions
     assert log is not None  # asked for
     right = log.filter(regex=r"^accuracy_sum\.").sum(axis=1)
     answers = log.filter(regex=r"^served\.").sum(axis=1)

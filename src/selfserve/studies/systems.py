@@ -98,7 +98,7 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     places = providers() | {f"functions x{r}": {"function.price_factor": r / now} for r in RATIOS}
     places |= {f"load {n:,}": {"load_machines": float(n), **limits(n, "vm")} for n in SIZES}
     if quick:
-        places = {name: places[name] for name in ("aws", "functions x8", "load 1", "load 5")}
+        places = {name: places[name] for name in ("aws", "functions x8", "load 1")}
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, length)
     names = {run.as_json(overrides): name for name, overrides in places.items()}
     policies = [p for p in run.policies_in(["all"]) if p != "clairvoyant" and not (quick and p in TRAINED)]
