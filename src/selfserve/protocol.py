@@ -6,7 +6,6 @@ Indices everywhere: ``P`` pools, ``M`` models and ``K`` request classes, each in
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
@@ -150,7 +149,3 @@ class Backend(Protocol):
 
     def advance(self, decision: Decision) -> Observation:
         """Apply a decision, let one interval pass and return what happened in it."""
-
-
-PolicyFactory = Callable[..., Policy]
-"""Builds a policy from keyword parameters (``--set key=value`` on the command line)."""

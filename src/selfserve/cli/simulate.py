@@ -87,16 +87,9 @@ def simulate(args: argparse.Namespace) -> None:
 
 def _policy(args: argparse.Namespace, scenario: Scenario, workload: Workload) -> Policy:
     """Return the policy that the arguments name; offline ones are told the window."""
-    from selfserve.policies import make_policy, with_hindsight
+    from selfserve.evaluation.run import policy_for
 
-    parameters = common.pairs(args.set, "--set")
-    if args.policy == "clairvoyant":
-        from selfserve.policies.clairvoyant import make_clairvoyant
-
-        if parameters:
-            raise InputError(f"--set {min(parameters)}: policy clairvoyant has no parameters")
-        return make_clairvoyant(workload, scenario, args.seed)
-    return make_policy(args.policy, **with_hindsight(args.policy, workload.counts, parameters))
+    return policy_for(args.policy, common.pairs(args.set, "--set"), workload, scenario, args.seed)
 
 
 def _print_summary(s: dict[str, Any], seconds: float) -> None:
