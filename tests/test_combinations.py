@@ -119,7 +119,10 @@ def test_accuracy_agrees_with_drawn_answers(then: Then) -> None:
         ([Step(0, 0, then=Then.ALSO), Step(0, 1, then=Then.IF_UNSURE), Step(0, 2)], "all IF_UNSURE or all ALSO"),
         ([Step(0, 0), Step(0, 1, then=Then.ALSO), Step(0, 2)], "all steps of a stage must name one model"),
         ([Step(0, 0, then=Then.ALSO), Step(0, 1, late_model=2)], "cannot have a late model"),
-        ([Step(0, 0, then=Then.IF_UNSURE, unsure_share=1.5), Step(0, 1)], "unsure_share must lie between 0 and 1"),
+        (
+            [Step(0, 0, then=Then.IF_UNSURE, unsure_share=1.5), Step(0, 1)],
+            "unsure_share is 1.5: right is between 0 and 1",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(steps: Sequence[Step], message: str) -> None:

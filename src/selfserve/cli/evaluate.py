@@ -61,11 +61,6 @@ def evaluate(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {args.out}: is not a folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise InputError(f"--out {args.out}: cannot be written there: {error.strerror}") from None
     policies = run.policies_in(_names(args.policies, "--policies"))
     overrides = run.as_json(common.scenario_overrides(args))
     scenarios = [(name, overrides) for name in _names(args.scenarios, "--scenarios")]
@@ -74,6 +69,11 @@ def evaluate(args: argparse.Namespace) -> None:
     run.check_windows(windows, scenarios)
     for policy in policies:
         run.refuse_overlap(run.training_ranges(policy), windows)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise InputError(f"--out {args.out}: cannot be written there: {error.strerror}") from None
     runs = run.Runs(out, args.jobs, args.ray, progress=sys.stderr.isatty())
     tuned = _tuned(args.tune, policies, scenarios, traces, windows, runs)
     for frontier in (True, False) if args.frontier else (False,):
