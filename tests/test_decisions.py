@@ -74,18 +74,23 @@ class Changing:
 
     interval_s = 10.0
 
+    def __init__(self, outer):
+        self.outer = outer
+
     def reset(self, scenario, history):
-        self.routes, self.times = [(Route((Step(0, 0),)),) for _ in scenario.classes], 0
+        self.routes, self.times = self.outer([Route((Step(0, 0),))] for _ in scenario.classes), 0
 
     def decide(self, seen):
         self.times += 1
         if self.times == 2:
-            self.routes[:] = [(Route((Step(1, 0),)),) for _ in self.routes]
+            for mine in self.routes:
+                mine[:] = [Route((Step(1, 0),))]
         return Decision((3, 0), self.routes)
 
 
-def test_routes_that_a_policy_edits_in_place_count():
-    served = simulate(SCENARIO, WORKLOAD, Changing()).summary["function_share_pct"]
+@pytest.mark.parametrize("outer", [list, tuple])
+def test_routes_that_a_policy_edits_in_place_count(outer):
+    served = simulate(SCENARIO, WORKLOAD, Changing(outer)).summary["function_share_pct"]
     assert served > 50
 
 

@@ -259,19 +259,21 @@ FORECASTERS: Mapping[str, type[Forecaster]] = {
     cls.name: cls for cls in (Forecaster, MovingAverage, LinearTrend, Holt, Lstm)
 }
 """The forecasters by name."""
+SHARED_S = 600.0
+"""The horizon up to which systems share a network, seconds: Cocktail's, the longest of a paper."""
 
 
 def make_forecaster(name: str, horizon_s: float, seed: int = 0) -> Forecaster:
     """Return a forecaster by name for horizons up to ``horizon_s``.
 
-    Networks learn ten minutes at least, so that systems with shorter horizons share one network a history.
+    Networks learn :data:`SHARED_S` at least, so that systems with shorter horizons share one network a history.
 
     Raises:
         InputError: there is none of that name.
     """
     if name not in FORECASTERS:
         raise InputError(f"forecaster {name}: unknown (known: {', '.join(FORECASTERS)})")
-    return Lstm(max(horizon_s, 600.0), seed=seed) if name == "lstm" else FORECASTERS[name]()
+    return Lstm(max(horizon_s, SHARED_S), seed=seed) if name == "lstm" else FORECASTERS[name]()
 
 
 def error_table(

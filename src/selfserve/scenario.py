@@ -30,9 +30,12 @@ SHARE_TOLERANCE = 1e-6
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
-Seconds = Annotated[float, Field(ge=0, le=1e8, allow_inf_nan=False, strict=True)]
-"""Up to three years, so that sums of times stay far below what nanoseconds in 64 bits hold."""
-Interval = Annotated[float, Field(gt=0, le=1e8, allow_inf_nan=False, strict=True)]
+LONGEST_S = 1e8
+"""Three years: no time may be longer, so that sums stay far below what nanoseconds in 64 bits hold."""
+SHORTEST_INTERVAL_S = 1e-3
+"""Least time between two decisions."""
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False, strict=True)]
+SomeSeconds = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False, strict=True)]
 Spread = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False, strict=True)]
 """A coefficient of variation."""
 Factor = Annotated[float, Field(ge=1e-3, le=1e3, allow_inf_nan=False, strict=True)]
@@ -53,10 +56,10 @@ class RequestClass:
 
     name: Name
     share: Positive
-    slo_s: Interval
+    slo_s: SomeSeconds
     min_accuracy_pct: Percent = 0.0
     mean_accuracy_pct: Percent | None = None
-    accuracy_window_s: Annotated[float, Field(ge=1, le=1e8, strict=True)] = 3600.0
+    accuracy_window_s: Annotated[SomeSeconds, Field(ge=1)] = 3600.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class Storm:
     """A time of high spot interruption, seconds from the window's start."""
 
     start_s: Seconds
-    length_s: Interval
+    length_s: SomeSeconds
     interruptions_per_hour: NotNegative
     refused_share: Share = 0.0
 
@@ -237,7 +240,7 @@ class _File(BaseModel):
     name: str
     classes: Annotated[tuple[RequestClass, ...], Field(min_length=1)]
     pools: Annotated[tuple[_Pool, ...], Field(min_length=1)]
-    interval_s: Interval = 10.0
+    interval_s: Annotated[SomeSeconds, Field(ge=SHORTEST_INTERVAL_S)] = 10.0
     warmup_s: Seconds = 600.0
     load_machines: Positive | None = None
     rate_scale: Positive | None = None
@@ -257,8 +260,8 @@ def load_scenario(name_or_path: str, overrides: Mapping[str, object] | None = No
     Args:
         name_or_path: a name of :func:`scenario_names` or the path of a TOML file.
         overrides: dotted keys as in the file, list entries by name (``"vm.boot_s": 200.0``,
-            ``"classes.strict.slo_s": 1.0``, ``"load_machines": 50``); None removes a key; ``load_machines`` and
-            ``rate_scale`` displace each other.
+            ``"classes.strict.slo_s": 1.0``, ``"load_machines": 50``); None removes a key or an entry of a list
+            (``"pools.fn": None``); ``load_machines`` and ``rate_scale`` displace each other.
 
     Raises:
         InputError: naming file and key, with what would be right.
@@ -288,22 +291,30 @@ def _override(raw: dict[str, Any], key: str, value: object) -> None:
     node: Any = raw
     for part in parents:
         if isinstance(node, list):
-            entries = {str(entry.get("name")): entry for entry in node if isinstance(entry, dict)}
-            if part not in entries:
-                raise InputError(f"override {key}: there is no {part!r}, only {', '.join(entries)}")
-            node = entries[part]
+            node = node[_named(node, part, key)]
         else:
             node = node.setdefault(part, {})
         if not isinstance(node, dict | list):
             raise InputError(f"override {key}: {part!r} has no keys below it")
     if isinstance(node, list):
-        raise InputError(f"override {key}: name a key of the entry, such as {key}.name")
+        if value is not None:
+            raise InputError(f"override {key}: name a key of the entry, such as {key}.name")
+        del node[_named(node, last, key)]
+        return
     if value is None:
         node.pop(last, None)
         return
     node[last] = copy.deepcopy(value)
     if not parents and last in ("load_machines", "rate_scale"):  # they exclude each other: the override decides
         node.pop({"load_machines": "rate_scale", "rate_scale": "load_machines"}[last], None)
+
+
+def _named(entries: list[Any], name: str, key: str) -> int:
+    """Return where in a list an override's entry stands."""
+    names = [str(entry.get("name")) if isinstance(entry, dict) else "" for entry in entries]
+    if name not in names:
+        raise InputError(f"override {key}: there is no {name!r}, only {', '.join(names)}")
+    return names.index(name)
 
 
 def _parse(raw: dict[str, Any]) -> _File:

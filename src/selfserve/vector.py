@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from selfserve.environment import Course, Task, seeds_of
 from selfserve.errors import InputError
 from selfserve.features import Orders, Seen
-from selfserve.scenario import Scenario, to_ns
+from selfserve.scenario import LONGEST_S, Scenario, to_ns
 from selfserve.simulator import Worlds
 from selfserve.simulator.state import NO_SLACK
 
@@ -78,7 +78,8 @@ class Road:
         running, stack, r = np.cumsum(orders.weight, axis=2), self.worlds.stack, orders.weight.shape[2]
         stack.routes["threshold"][:, :, :r] = np.rint(running / running[:, :, -1:] * 4096)
         slack, late = orders.leave_slack_s[self._own], orders.late_slack_s[self._own]
-        stack.steps["slack"][self._at] = np.where(slack == -np.inf, NO_SLACK, np.rint(np.clip(slack, -1e8, 1e8) * 1e9))
+        leave_ns = np.rint(np.clip(slack, -LONGEST_S, LONGEST_S) * 1e9)
+        stack.steps["slack"][self._at] = np.where(slack == -np.inf, NO_SLACK, leave_ns)
         stack.steps["late_slack"][self._at] = np.rint(late * 1e9)
         stack.steps["late_model"][self._at] = np.where(late > 0, self.course.flock.late_model[self._own], -1)
 

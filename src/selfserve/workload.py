@@ -151,6 +151,16 @@ def _thresholds(scenario: Scenario, start_s: int, seconds: int, seed: int) -> np
     return table
 
 
+def check_scored(trace: str, start_s: int, length_s: int, scenario: Scenario) -> None:
+    """Raise an InputError unless something of a window is left to score behind the scenario's warm-up."""
+    if length_s <= scenario.warmup_s:
+        raise InputError(
+            f"window {start_s} to {start_s + length_s} s of {trace}: {length_s} s leave nothing after the warm-up of "
+            f"{scenario.warmup_s:g} s (scenario {scenario.name}); right is a larger --length-s, fewer windows of this "
+            "trace, or --scenario-set warmup_s=0"
+        )
+
+
 def make_workload(
     trace: Trace, scenario: Scenario, start_s: int = 0, length_s: int | None = None, seed: int = 0
 ) -> Workload:

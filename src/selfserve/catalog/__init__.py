@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,11 +82,7 @@ def load_models() -> pd.DataFrame:
 
 def load_facts(name: str) -> pd.DataFrame:
     """Return another table of the catalogue as it is, for instance ``published_models`` or ``startup_times``."""
-    path = _find(name, ".", "table")
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    return _read_csv(_find(name, ".", "table"))
 
 
 def load_profile(name: str = "cpu") -> pd.DataFrame:
@@ -135,16 +132,20 @@ def read_table(path: Path, required: tuple[str, ...], numbers: tuple[str, ...]) 
 
 @lru_cache(maxsize=64)  # one scenario asks for the models twenty times; a file that has changed is read anew
 def _read_table(path: Path, changed_ns: int, required: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    table = _read_csv(path, dtype=str, keep_default_na=False)
     for column in required:
         if column not in table:
             raise InputError(f"{path}: column {column} is missing; the columns must include {', '.join(required)}")
     for column in (c for c in numbers if c in table):
         table[column] = [_number(path, i, column, text) for i, text in enumerate(table[column])]
     return table
+
+
+def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
 
 
 def _number(path: Path, i: int, column: str, text: str) -> float:

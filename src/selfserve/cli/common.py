@@ -80,15 +80,6 @@ def load_window(args: argparse.Namespace) -> tuple[Scenario, Workload]:
     return scenario, make_workload(load_trace(args.trace), scenario, args.start_s, args.length_s, args.seed)
 
 
-def check_scored(scenario: Scenario, workload: Workload) -> None:
-    """Raise an InputError unless something of the window is left to score."""
-    if workload.seconds <= scenario.warmup_s:
-        raise InputError(
-            f"window of {workload.seconds} s of {workload.trace}: nothing is left to score after the warm-up of "
-            f"{scenario.warmup_s:g} s; right is a larger --length-s, or --scenario-set warmup_s=0"
-        )
-
-
 def scenario_overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Return what ``--scenario-set`` overrides, values as in a scenario file; what is not TOML is a string."""
     values: dict[str, Any] = {}
@@ -130,11 +121,29 @@ def output_file(path: str | None, option: str, *suffixes: str) -> Path | None:
         raise InputError(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
     if target.is_dir():
         raise InputError(f"{option} {path}: is a folder")
-    try:
-        tempfile.TemporaryFile(dir=target.parent).close()
-    except OSError as error:
-        raise InputError(f"{option} {path}: cannot be written there: {error.strerror}") from None
+    _try_to_write(target.parent, f"{option} {path}")
     return target
+
+
+def output_folder(path: str, option: str) -> Path:
+    """Return a folder to write in, made if there is none and seen to be writable before any work is done.
+
+    Raises:
+        InputError: if it is no folder, or nothing can be written there.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise InputError(f"{option} {path}: is not a folder")
+    _try_to_write(Path(path), f"{option} {path}", make=True)
+    return Path(path)
+
+
+def _try_to_write(folder: Path, what: str, make: bool = False) -> None:
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{what}: cannot be written there: {error.strerror}") from None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +57,6 @@ def evaluate(args: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be {least} or more")
     from selfserve.evaluation import run, summary
 
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {args.out}: is not a folder")
     policies = run.policies_in(_names(args.policies, "--policies"))
     overrides = run.as_json(common.scenario_overrides(args))
     scenarios = [(name, overrides) for name in _names(args.scenarios, "--scenarios")]
@@ -69,11 +65,7 @@ def evaluate(args: argparse.Namespace) -> None:
     run.check_windows(windows, scenarios)
     for policy in policies:
         run.refuse_overlap(run.training_ranges(policy), windows)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise InputError(f"--out {args.out}: cannot be written there: {error.strerror}") from None
+    out = common.output_folder(args.out, "--out")
     runs = run.Runs(out, args.jobs, args.ray, progress=sys.stderr.isatty())
     tuned = _tuned(args.tune, policies, scenarios, traces, windows, runs)
     for frontier in (True, False) if args.frontier else (False,):
@@ -109,18 +101,18 @@ def _tuned(
     return tuning.tune(policies, scenarios, training, runs, results_dir() / "tuning", budget)
 
 
-def _against(found: pd.DataFrame, out: Path) -> pd.DataFrame | None:
-    """Write each system's cost over that of ``tuned``, paired by window, with 95% intervals; None without a pair."""
+def _against(found: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """Write each system's cost over that of ``tuned``, paired by window, with 95% intervals, where there are pairs."""
     from selfserve.evaluation import run, summary
 
     kind = "tuned" if ((found["policy"] == "tuned") & (found["kind"] == "tuned")).any() else "authors"
     pairs = summary.intervals(found, "tuned", kind)
     if len(pairs):
         run.write_parquet(pairs, out / "intervals.parquet")
-    return pairs if len(pairs) else None
+    return pairs
 
 
-def _print(systems: pd.DataFrame, pairs: pd.DataFrame | None) -> None:
+def _print(systems: pd.DataFrame, pairs: pd.DataFrame) -> None:
     """Print a block a situation: a line a system with cost, violations, ratios to the bounds and log hash.
 
     Where there are several windows the cost over that of ``tuned``, paired by window, stands beside its 95% interval.
@@ -131,10 +123,8 @@ def _print(systems: pd.DataFrame, pairs: pd.DataFrame | None) -> None:
         able, unable = mine[mine["runs"] > 0], mine[mine["runs"] == 0]
         print(f"\n{trace}, scenario {scenario}: {able['runs'].max():.0f} runs a system")
         shown = able.sort_values("usd_per_hour")[["policy", "kind", *names]].rename(columns=names)
-        if (
-            pairs is not None
-            and (here := pairs[(pairs["trace"] == trace) & (pairs["scenario"] == scenario)])["windows"].gt(1).any()
-        ):
+        here = pairs[(pairs["trace"] == trace) & (pairs["scenario"] == scenario)]
+        if here["windows"].gt(1).any():
             words = [f"{r.cost_ratio:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in here.itertuples()]
             shown = shown.merge(here[["policy", "kind"]].assign(**{"/ tuned [95%]": words}), how="left")
         print(shown.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))

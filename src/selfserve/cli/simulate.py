@@ -43,6 +43,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
 def simulate(args: argparse.Namespace) -> None:
     """Run ``simulate``."""
     from selfserve.simulator import simulate as run
+    from selfserve.workload import check_scored
 
     requests = common.output_file(args.requests, "--requests", ".parquet")
     decisions = common.output_file(args.decisions, "--decisions", ".parquet")
@@ -51,7 +52,7 @@ def simulate(args: argparse.Namespace) -> None:
         raise InputError(f"--requests and --decisions {requests}: two tables need two files")
     scenario, workload = common.load_window(args)
     policy = _policy(args, scenario, workload)
-    common.check_scored(scenario, workload)
+    check_scored(workload.trace, workload.start_s, workload.seconds, scenario)
     start = time.perf_counter()
     result = run(
         scenario, workload, policy, args.seed, requests=requests is not None, decisions=bool(decisions or figure),
@@ -119,6 +120,7 @@ def _print_summary(s: dict[str, Any], seconds: float) -> None:
 def bound(args: argparse.Namespace) -> None:
     """Run ``bound``."""
     from selfserve.bound import bound as compute
+    from selfserve.workload import check_scored
 
     if not 0.0 <= args.violation_pct <= 100.0:
         raise InputError(f"--violation-pct {args.violation_pct:g} is not between 0 and 100")
@@ -127,7 +129,7 @@ def bound(args: argparse.Namespace) -> None:
     pools = [pool.name for pool in scenario.pools]
     if resources is not None and sorted(set(resources) & set(pools)) != sorted(resources):
         raise InputError(f"--resources {args.resources}: right are some of {', '.join(pools)}, each once")
-    common.check_scored(scenario, workload)
+    check_scored(workload.trace, workload.start_s, workload.seconds, scenario)
     shares = args.violation_pct / 100.0
     found = compute(workload, scenario, args.seed, resources=resources, violations=shares, effort=args.effort)
     print(f"{found.method} in {found.seconds:.1f} s", file=sys.stderr)

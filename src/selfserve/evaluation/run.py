@@ -32,7 +32,7 @@ from selfserve.protocol import Decision, Observation, Policy
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Result, simulate
 from selfserve.traces import Trace, split_ranges
-from selfserve.workload import Workload, load_trace, make_workload
+from selfserve.workload import Workload, check_scored, load_trace, make_workload
 
 Window = tuple[str, int, int]
 """Trace, first second and length in seconds."""
@@ -385,11 +385,7 @@ def check_windows(windows: Iterable[Window], scenarios: Iterable[tuple[str, str]
     """Raise an InputError unless every window is longer than every scenario's warm-up."""
     for trace, start, length in windows:
         for name in scenarios:
-            if length <= (warmup := scenario_of(*name).warmup_s):
-                raise InputError(
-                    f"window {start} to {start + length} s of {trace}: {length} s leave nothing after the warm-up of "
-                    f"{warmup:g} s (scenario {name[0]}); right is a larger --length-s, or fewer windows of this trace"
-                )
+            check_scored(trace, start, length, scenario_of(*name))
 
 
 def grid(

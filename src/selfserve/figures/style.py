@@ -138,6 +138,21 @@ def name_rows(ax: Axes, names: Sequence[str], **text: Any) -> None:
         ax.invert_yaxis()
 
 
+def panels(names: Sequence[str], columns: int, height_in: float, x: str, y: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel a name, all with the same axes ``x`` and ``y``, rows ``height_in`` inches high."""
+    rows = -(-len(names) // columns)
+    size = (WIDTH_IN, 0.8 + height_in * rows)
+    fig, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes.flat, names, strict=False):
+        ax.set_title(name, fontsize=8)
+        ax.tick_params(labelsize=7)
+    fig.supxlabel(x, fontsize=9)
+    fig.supylabel(y, fontsize=9)
+    return fig, list(axes.flat[: len(names)])
+
+
 def finish(fig: Figure, legend: Axes | None = None, **options: Any) -> Figure:
     """Close the figure in pyplot, so that a notebook shows it once and long runs hold no open figures.
 

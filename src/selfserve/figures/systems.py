@@ -10,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import LEAST_LATE_PCT, WIDTH_IN, finish, log_axis, marks, name_rows, series
+from selfserve.figures.style import LEAST_LATE_PCT, WIDTH_IN, finish, log_axis, marks, name_rows, panels, series
 
 
 def capabilities(table: pd.DataFrame, dimensions: Sequence[str]) -> Figure:
@@ -67,23 +67,16 @@ def frontiers(table: pd.DataFrame) -> Figure:
     The grey lines are the planner's (``tuned``), the same in every panel.
     """
     names = [name for name in dict.fromkeys(table["policy"]) if name != "tuned"]
-    rows = -(-len(names) // 5)
-    fig, axes = plt.subplots(rows, 5, figsize=(WIDTH_IN, 0.8 + 1.25 * rows), sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[len(names) :]:
-        ax.set_axis_off()
-    for ax, name in zip(axes.flat, names, strict=False):
+    fig, axes = panels(names, 5, 1.25, "late requests (%)", "dollars per hour")
+    for ax, name in zip(axes, names, strict=True):
         for i, (trace, mine) in enumerate(table.groupby("trace", sort=False)):
             for policy, look in (("tuned", {"color": "0.6", "lw": 1.5}), (name, {"label": trace} | series(i))):
                 one = mine[mine["policy"] == policy].sort_values("knob")
                 late = one["slo_violation_pct"].clip(lower=LEAST_LATE_PCT)
                 ax.plot(late, one["usd_per_hour"], **look | {"markersize": 3})
         log_axis(ax.xaxis, (0.01, 1))
-        ax.set_title(name, fontsize=8)
-        ax.tick_params(labelsize=7)
-    axes[0, 0].set_ylim(0, table.loc[table["policy"] == "tuned", "usd_per_hour"].max() * 2)
-    fig.supxlabel("late requests (%)", fontsize=9)
-    fig.supylabel("dollars per hour", fontsize=9)
-    return finish(fig, axes[0, 0], ncols=3)
+    axes[0].set_ylim(0, table.loc[table["policy"] == "tuned", "usd_per_hour"].max() * 2)
+    return finish(fig, axes[0], ncols=3)
 
 
 def rankings(ranks: pd.DataFrame) -> Figure:
@@ -138,19 +131,14 @@ def spending(table: pd.DataFrame) -> Figure:
 
 def spending_over_time(table: pd.DataFrame, systems: Sequence[str]) -> Figure:
     """Draw what systems pay for over time, a panel each, beside what the load needs (black); cut at four times that."""
-    rows, most = -(-len(systems) // 3), 4 * table["load"].max()
-    fig, axes = plt.subplots(rows, 3, figsize=(WIDTH_IN, 0.8 + 1.35 * rows), sharex=True, sharey=True, squeeze=False)
-    for ax in axes.flat[len(systems) :]:
-        ax.set_axis_off()
-    for ax, system in zip(axes.flat, systems, strict=False):
+    fig, axes = panels(systems, 3, 1.35, "minute", "dollars per hour")
+    for ax, system in zip(axes, systems, strict=True):
         mine = table[table["system"] == system]
         colors = [series(i)["color"] for i in range(len(SPENT))]
         ax.stackplot(mine["minute"], mine[list(SPENT)].T, colors=colors, labels=list(SPENT.values()), lw=0)
         ax.plot(mine["minute"], mine["load"], color="black", lw=0.8, label="the load on busy machines, one by one")
-        ax.set(title=system, ylim=(0, min(most, 1.05 * table[list(SPENT)].sum(axis=1).max())))
-    fig.supxlabel("minute", fontsize=9)
-    fig.supylabel("dollars per hour", fontsize=9)
-    return finish(fig, axes[0, 0], ncols=2)
+    axes[0].set_ylim(0, min(4 * table["load"].max(), 1.05 * table[list(SPENT)].sum(axis=1).max()))
+    return finish(fig, axes[0], ncols=2)
 
 
 def modes(table: pd.DataFrame, late_pct: float) -> Figure:

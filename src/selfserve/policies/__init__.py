@@ -102,11 +102,14 @@ def _guarded(spec: str, method: str, call: Callable[..., Any]) -> Callable[..., 
         except (Exception, SystemExit) as error:
             frames, file = traceback.extract_tb(error.__traceback__), Path(spec.rpartition(":")[0]).name
             last = next((f for f in reversed(frames) if Path(f.filename).name == file), frames[-1])
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             where = f"{last.filename}, line {last.lineno}"
-            raise InputError(f"policy {spec}: {method} raised {text} ({where})") from error
+            raise InputError(f"policy {spec}: {method} raised {_words(error)} ({where})") from error
 
     return guarded
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def parameter_names(name_or_spec: str) -> list[str]:
@@ -151,8 +154,7 @@ def _load(spec: str, path: Path) -> object:
     except SyntaxError as error:
         raise InputError(f"policy {spec}: {path}, line {error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:  # a user's file may raise anything
-        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"policy {spec}: importing {path} failed: {text}") from error
+        raise InputError(f"policy {spec}: importing {path} failed: {_words(error)}") from error
     return module
 
 

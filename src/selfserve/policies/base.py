@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, log
 from typing import Any, ClassVar
@@ -40,8 +40,44 @@ class Choice:
     values: tuple[object, ...]
 
 
+LIMITS: Mapping[str, Callable[[float], bool]] = {
+    "0 or more": lambda x: 0 <= x < inf,
+    "0 or more, or inf": lambda x: x >= 0,
+    "above 0": lambda x: 0 < x < inf,
+    "above 0, or inf": lambda x: x > 0,
+    "1 or more": lambda x: 1 <= x < inf,
+    "1 or more, or inf": lambda x: x >= 1,
+    "above 1": lambda x: 1 < x < inf,
+    "2 or more": lambda x: 2 <= x < inf,
+    "from 2 to 3600": lambda x: 2 <= x <= 3600,
+    "from 0 to 1": lambda x: 0 <= x <= 1,
+    "from 0 to below 1": lambda x: 0 <= x < 1,
+    "in (0, 1]": lambda x: 0 < x <= 1,
+    "between 0 and 1": lambda x: 0 < x < 1,
+}
+"""What a parameter must be, in the words of the message, and whether a number is."""
+
+
+class Limited:
+    """A policy whose parameters are checked as it is made."""
+
+    name: ClassVar[str]
+    limits: ClassVar[Mapping[str, str]] = {}
+    """Names of parameters by what they must be (a key of :data:`LIMITS`), beside those of the classes above."""
+    interval_s: Any
+
+    def __post_init__(self) -> None:
+        """Raise :class:`InputError` that names policy and parameter if one is out of its limits; None is in."""
+        self._own_interval_s = self.interval_s
+        for wanted, names in (item for cls in type(self).__mro__ for item in vars(cls).get("limits", {}).items()):
+            for n in names.split():
+                value = getattr(self, n)
+                fine = value is None or LIMITS[wanted](value)
+                require(fine, f"policy {self.name}: {n}={value}: must be {wanted}")
+
+
 @dataclass(kw_only=True, eq=False)
-class PlannerPolicy:
+class PlannerPolicy(Limited):
     """A policy that says which load to be ready for and who may overflow; the planner does the rest.
 
     The founding paper (WoSC'20) states no constants for the systems it compares. Here a machine is given back after
@@ -62,6 +98,12 @@ class PlannerPolicy:
     name: ClassVar[str]
     tunable: ClassVar[Mapping[str, Range | Choice]] = {"headroom": Range(0.7, 2.0), "keep_s": Range(0.0, 1800.0)}
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.8, 0.9, 1.0, 1.2, 1.5, 2.0))
+    limits: ClassVar[Mapping[str, str]] = {
+        "0 or more": "headroom",
+        "0 or more, or inf": "keep_s",
+        "above 0": "interval_s",
+        "above 0, or inf": "drain_s",
+    }
     headroom: float = 1.0
     keep_s: float = 180.0
     drain_s: float | None = None
@@ -70,18 +112,6 @@ class PlannerPolicy:
     interval_s: float | None = None
     planner: Planner = field(init=False, repr=False)
     routes: tuple[tuple[Route, ...], ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the parameters that all share."""
-        self.check(0 <= self.headroom < inf, "headroom", "0 or more")
-        self.check(self.keep_s >= 0, "keep_s", "0 or more")
-        self.check(self.drain_s is None or self.drain_s > 0, "drain_s", "above 0")
-        self.check(self.interval_s is None or 0 < self.interval_s < inf, "interval_s", "above 0")
-        self._own_interval_s = self.interval_s
-
-    def check(self, condition: bool, parameter: str, wanted: str) -> None:
-        """Raise :class:`InputError` that names the policy and the parameter unless ``condition`` holds."""
-        require(condition, f"policy {self.name}: {parameter}={getattr(self, parameter)}: must be {wanted}")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run; raises :class:`InputError` if the scenario lacks a pool that the policy needs."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from math import inf
 from typing import ClassVar
 
 import numpy as np
 from scipy.stats import norm, poisson
 
 from selfserve.planner import LoadMonitor, Mix, ModelChoice, ModelSelector, require
-from selfserve.policies.base import Choice, Range
+from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
 
 
 @dataclass(kw_only=True, eq=False)
-class Batch:
+class Batch(Limited):
     """The memory, batch size and timeout of least cost whose latency percentile meets the SLO, for the load of late.
 
     SC'20 sections IV and V: requests wait in a buffer until it holds a batch or the first has waited for the timeout;
@@ -46,18 +45,18 @@ class Batch:
         "interval_s": Range(10.0, 600.0, log=True),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (1.2, 1.1, 1.0, 0.85, 0.7, 0.5, 0.3))
+    limits: ClassVar = {
+        "between 0 and 1": "percentile",
+        "1 or more": "interval_s",
+        "2 or more": "window_s",
+        "0 or more": "headroom",
+    }
     interval_s: float = 60.0
     percentile: float = 0.95
     window_s: int = 600
     headroom: float = 1.0
     models: ModelChoice = "single"
     monitor: LoadMonitor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        require(0 < self.percentile < 1, f"policy batch: percentile={self.percentile}: must be between 0 and 1")
-        for n, low in (("interval_s", 1), ("window_s", 2), ("headroom", 0)):
-            require(low <= getattr(self, n) < inf, f"policy batch: {n}={getattr(self, n)}: must be {low} or more")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run; raises :class:`InputError` if the scenario has no function pool."""

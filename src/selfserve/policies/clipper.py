@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from selfserve.planner import ModelChoice, Planner, peak_minute_rate, require
-from selfserve.policies.base import Choice, Range
+from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
 
 @dataclass(kw_only=True, eq=False)
-class Clipper:
+class Clipper(Limited):
     """One model a class on a given fleet; batches grow by one and back off by a tenth when answers come too late.
 
     NSDI'17 section 4.3.1: the largest batch of a model container is raised by a fixed amount until the latency passes
@@ -51,6 +50,11 @@ class Clipper:
         "headroom": Range(0.4, 1.6),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.4))
+    limits: ClassVar = {
+        "above 0": "interval_s",
+        "0 or more": "increase wait_s headroom machines peak_rate",
+        "from 0 to 1": "back_off miss_share",
+    }
     interval_s: float = 1.0
     increase: float = 1.0
     back_off: float = 0.1
@@ -62,14 +66,6 @@ class Clipper:
     peak_rate: float | None = None
     models: ModelChoice = "single"
     pool: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        require(0 < self.interval_s < inf, f"policy clipper: interval_s={self.interval_s}: must be above 0")
-        for n in ("increase", "back_off", "miss_share", "wait_s", "headroom", "machines", "peak_rate"):
-            value, share = getattr(self, n), n in ("back_off", "miss_share")
-            fine = value is None or (0 <= value < inf and (value <= 1 or not share))
-            require(fine, f"policy clipper: {n}={value}: must be {'from 0 to 1' if share else '0 or more'}")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Choose the static fleet, and start every pool at batches of one."""

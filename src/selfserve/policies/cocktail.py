@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -49,6 +48,7 @@ class Cocktail(PlannerPolicy):
         "forecaster": Choice(("lstm", "moving_average", "linear_trend", "holt")),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.8, 1.0, 1.2, 1.5, 2.0))
+    limits: ClassVar = {"0 or more, or inf": "margin_pct", "above 0, or inf": "predict_s", "above 0": "horizon_s"}
     models: ClassVar[ModelChoice] = "cheapest"  # type: ignore[misc]
     keep_s: float = 600.0
     interval_s: float | None = 10.0
@@ -57,13 +57,6 @@ class Cocktail(PlannerPolicy):
     horizon_s: float = 600.0
     forecaster: Literal["lstm", "last_value", "moving_average", "linear_trend", "holt"] = "lstm"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(self.margin_pct >= 0, "margin_pct", "0 or more")
-        self.check(self.predict_s > 0, "predict_s", "above 0")
-        self.check(0 < self.horizon_s < inf, "horizon_s", "above 0")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Train the forecaster and start every class with all models in time."""

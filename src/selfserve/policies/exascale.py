@@ -25,17 +25,13 @@ class Exascale(PlannerPolicy):
     """
 
     name: ClassVar[str] = "exascale"
+    limits: ClassVar = {"from 2 to 3600": "window_s"}
     tunable: ClassVar[Mapping[str, Range | Choice]] = {
         **PlannerPolicy.tunable,
         "window_s": Range(60, 1800, log=True, integer=True),
     }
     headroom: float = 1.5
     window_s: int = 500
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(2 <= self.window_s <= 3600, "window_s", "from 2 to 3600")
 
     def rate(self) -> np.ndarray:
         """Return the load predicted for the time when a machine asked for now is up."""

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from selfserve.planner import ModelChoice, Planner, require
+from selfserve.planner import ModelChoice, Planner
+from selfserve.policies.base import Limited
 from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
 
 
 @dataclass(kw_only=True, eq=False)
-class FleetPolicy:
+class FleetPolicy(Limited):
     """An autoscaler of the clouds: it sees a metric of each pool, never the work that a request takes.
 
     Which pool and which models serve a class is not theirs to decide: both are the planner's cheapest that meet the
@@ -27,21 +28,13 @@ class FleetPolicy:
     """
 
     name: ClassVar[str]
+    limits: ClassVar = {"above 0": "interval_s", "1 or more, or inf": "ceiling"}
     interval_s: float = 60.0
     ceiling: float = inf
     models: ModelChoice = "cheapest"
     pool: str | None = None
     planner: Planner = field(init=False, repr=False)
     routes: tuple[tuple[Route, ...], ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        self.check(0 < self.interval_s < inf, "interval_s", "above 0")
-        self.check(self.ceiling >= 1, "ceiling", "1 or more")
-
-    def check(self, condition: bool, parameter: str, wanted: str) -> None:
-        """Raise :class:`InputError` that names the policy and the parameter unless ``condition`` holds."""
-        require(condition, f"policy {self.name}: {parameter}={getattr(self, parameter)}: must be {wanted}")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run."""

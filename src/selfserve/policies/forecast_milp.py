@@ -61,6 +61,7 @@ class ForecastMilp(PlannerPolicy):
         "overflow": Choice(("fits", "last_moment", "never")),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.75, 0.9, 1.0, 1.15, 1.35, 1.6))
+    limits: ClassVar = {"0 or more": "alpha", "in (0, 1]": "slo_share", "1 or more": "largest_batch"}
     models: ClassVar[ModelChoice] = "cheapest"  # type: ignore[misc]
     keep_s: float = 60.0
     forecaster: Literal["lstm", "last_value", "moving_average", "linear_trend", "holt"] = "lstm"
@@ -70,13 +71,6 @@ class ForecastMilp(PlannerPolicy):
     largest_batch: int = 64
     overflow: Overflow = "never"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(self.alpha >= 0, "alpha", "0 or more")
-        self.check(0 < self.slo_share <= 1, "slo_share", "in (0, 1]")
-        self.check(self.largest_batch >= 1, "largest_batch", "1 or more")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Train the network on the history and list the variants."""

@@ -44,6 +44,7 @@ class INFaaS(PlannerPolicy):
         "low_gpu": Range(1, 240, log=True, integer=True),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("slack", (0.0, 0.05, 0.1, 0.2, 0.35, 0.5))
+    limits: ClassVar = {"from 0 to below 1": "slack", "1 or more, or inf": "upgrade_ratio low_cpu low_gpu"}
     headroom: ClassVar[float] = 1.0  # type: ignore[misc]
     keep_s: ClassVar[float] = 0.0  # type: ignore[misc]
     drain_s: ClassVar[float] = inf  # type: ignore[misc]
@@ -53,14 +54,6 @@ class INFaaS(PlannerPolicy):
     upgrade_ratio: float = 1.5
     low_cpu: int = 10
     low_gpu: int = 20
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(0 <= self.slack < 1, "slack", "from 0 to below 1")
-        self.check(self.upgrade_ratio >= 1, "upgrade_ratio", "1 or more")
-        self.check(self.low_cpu >= 1, "low_cpu", "1 or more")
-        self.check(self.low_gpu >= 1, "low_gpu", "1 or more")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """List each class's variants and start every class on its smallest machine."""

@@ -39,13 +39,9 @@ class InferAll(PlannerPolicy):
     name: ClassVar[str] = "inferall"
     tunable: ClassVar = {"headroom": Range(0.7, 2.0), "window_s": Range(60, 1800, log=True, integer=True)}
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.8, 1.0, 1.2, 1.5, 2.0))
+    limits: ClassVar = {"from 2 to 3600": "window_s"}
     models: ClassVar[ModelChoice] = "most_accurate"  # type: ignore[misc]
     window_s: int = 500
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(2 <= self.window_s <= 3600, "window_s", "from 2 to 3600")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Find each class's ladder of models."""

@@ -50,6 +50,11 @@ class Knative(FleetPolicy):
         "down_rate": Range(1.05, 10.0, log=True),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("utilization", (1.5, 1.2, 1.0, 0.85, 0.7, 0.5, 0.35))
+    limits: ClassVar = {
+        "above 0": "concurrency utilization window_s panic_share",
+        "above 1": "panic_threshold up_rate down_rate",
+        "0 or more, or inf": "grace_s minimum",
+    }
     interval_s: float = 2.0
     ceiling: float = 2.5
     concurrency: float = 1.0
@@ -61,16 +66,6 @@ class Knative(FleetPolicy):
     down_rate: float = 2.0
     grace_s: float = 30.0
     minimum: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        for n in ("concurrency", "utilization", "window_s", "panic_share"):
-            self.check(0 < getattr(self, n) < inf, n, "above 0")
-        for n in ("panic_threshold", "up_rate", "down_rate"):
-            self.check(1 < getattr(self, n) < inf, n, "above 1")
-        for n in ("grace_s", "minimum"):
-            self.check(getattr(self, n) >= 0, n, "0 or more")
 
     def start(self, pool: int) -> None:
         """Begin with the pods for the history's load, where there is one."""

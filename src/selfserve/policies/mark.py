@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from selfserve.forecast import Forecaster, make_forecaster
-from selfserve.planner import ModelChoice, Planner, require
-from selfserve.policies.base import Choice, Range
+from selfserve.planner import ModelChoice, Planner
+from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
 
 
 @dataclass(kw_only=True, eq=False)
-class Mark:
+class Mark(Limited):
     """Plans machines every minute by greedy choice of the type of least cost per request.
 
     ATC'19 section 4 and the artifact (``modules/scheduler.py``, ``proactive_controller2.py``, ``load_predictor.py``):
@@ -56,6 +55,7 @@ class Mark:
         "spot": Choice((False, True)),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.75, 0.9, 1.05, 1.2, 1.4, 1.7))
+    limits: ClassVar = {"0 or more": "headroom overhead_s batch_share", "1 or more": "interval_s plans window_s"}
     interval_s: float = 60.0
     predictor: Literal["lstm", "moving_average", "linear_trend", "holt", "last_value"] = "lstm"
     headroom: float = 1.2
@@ -68,12 +68,6 @@ class Mark:
     pool: str | None = None
     planner: Planner = field(init=False, repr=False)
     forecaster: Forecaster = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        for n in ("interval_s", "headroom", "plans", "overhead_s", "window_s", "batch_share"):
-            value, low = getattr(self, n), int(n in ("interval_s", "plans", "window_s"))
-            require(low <= value < inf, f"policy mark: {n}={value}: must be {low} or more")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Profile each machine type and train the predictor on the history."""

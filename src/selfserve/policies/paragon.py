@@ -28,6 +28,7 @@ class Paragon(PlannerPolicy):
     """
 
     name: ClassVar[str] = "paragon"
+    limits: ClassVar = {"0 or more, or inf": "strict_slo_s"}
     tunable: ClassVar[Mapping[str, Range | Choice]] = {
         **PlannerPolicy.tunable,
         "strict_slo_s": Range(0.1, 60.0, log=True),
@@ -37,11 +38,6 @@ class Paragon(PlannerPolicy):
     strict_slo_s: float = 10.0
     overflow: Overflow = "fits"
     relaxed: Literal["never", "last_moment"] = "never"
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(self.strict_slo_s >= 0, "strict_slo_s", "0 or more")
 
     def overflow_rules(self, scenario: Scenario) -> Sequence[Overflow]:
         """Return each class's rule, by its SLO."""

@@ -47,6 +47,7 @@ class Proteus(PlannerPolicy):
     name: ClassVar[str] = "proteus"
     tunable: ClassVar = {"headroom": Range(0.6, 2.5), "load_limit": Range(0.6, 1.0), "smoothing": Range(0.1, 1.0)}
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.8, 1.0, 1.3, 1.7, 2.2))
+    limits: ClassVar = {"0 or more": "machines peak_rate", "in (0, 1]": "load_limit smoothing"}
     models: ClassVar[ModelChoice] = "cheapest"  # type: ignore[misc]
     keep_s: ClassVar[float] = 0.0  # type: ignore[misc]
     drain_s: ClassVar[float] = inf  # type: ignore[misc]
@@ -54,14 +55,6 @@ class Proteus(PlannerPolicy):
     peak_rate: float | None = None
     load_limit: float = 0.9
     smoothing: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(self.machines is None or self.machines >= 0, "machines", "0 or more")
-        self.check(self.peak_rate is None or 0 <= self.peak_rate < inf, "peak_rate", "0 or more")
-        self.check(0 < self.load_limit <= 1, "load_limit", "in (0, 1]")
-        self.check(0 < self.smoothing <= 1, "smoothing", "in (0, 1]")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """List each class's variants and size the fleet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, inf
+from math import ceil
 from typing import ClassVar
 
 from selfserve.policies.base import Choice, Range
@@ -45,6 +45,10 @@ class RayServe(FleetPolicy):
         "down_factor": Range(0.2, 1.0),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("ongoing", (4.0, 3.0, 2.0, 1.4, 1.0, 0.7, 0.5))
+    limits: ClassVar = {
+        "above 0": "ongoing look_back_s up_factor down_factor",
+        "0 or more, or inf": "up_delay_s down_delay_s minimum",
+    }
     interval_s: float = 10.0
     ceiling: float = 2.5
     ongoing: float = 2.0
@@ -54,14 +58,6 @@ class RayServe(FleetPolicy):
     up_factor: float = 1.0
     down_factor: float = 1.0
     minimum: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        for n in ("ongoing", "look_back_s", "up_factor", "down_factor"):
-            self.check(0 < getattr(self, n) < inf, n, "above 0")
-        for n in ("up_delay_s", "down_delay_s", "minimum"):
-            self.check(getattr(self, n) >= 0, n, "0 or more")
 
     def start(self, pool: int) -> None:
         """Begin with the replicas for the history's load, where there is one."""

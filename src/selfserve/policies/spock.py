@@ -32,6 +32,7 @@ class Spock(PlannerPolicy):
     """
 
     name: ClassVar[str] = "spock"
+    limits: ClassVar = {"from 2 to 3600": "window_s"}
     tunable: ClassVar[Mapping[str, Range | Choice]] = {
         **PlannerPolicy.tunable,
         "window_s": Range(60, 1800, log=True, integer=True),
@@ -43,11 +44,6 @@ class Spock(PlannerPolicy):
     window_s: int = 500
     drain_s: float | None = inf
     interval_s: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(2 <= self.window_s <= 3600, "window_s", "from 2 to 3600")
 
     def rate(self) -> np.ndarray:
         """Return the predicted load at the boot horizon, or that of the last interval."""

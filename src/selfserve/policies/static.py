@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 import numpy as np
 
 from selfserve.planner import Planner, peak_minute_rate, require
-from selfserve.policies.base import Choice, Range
+from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
 
 @dataclass(kw_only=True, eq=False)
-class Static:
+class Static(Limited):
     """A constant fleet of VMs, by default the least that carries the peak minute (static load, WoSC'20 section 3.2.1).
 
     The default uses hindsight: whoever knows the trace passes its busiest minute as ``peak_rate``, an offline choice
@@ -33,21 +32,12 @@ class Static:
     name: ClassVar[str] = "static"
     tunable: ClassVar[Mapping[str, Range | Choice]] = {"headroom": Range(0.4, 1.6)}
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.4, 0.5, 0.6, 0.8, 1.0, 1.3))
+    limits: ClassVar = {"0 or more": "headroom machines peak_rate", "above 0": "interval_s"}
     headroom: float = 1.0
     machines: int | None = None
     peak_rate: float | None = None
     pool: str | None = None
     interval_s: float | None = None
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        text = f"policy {self.name}: "
-        require(0 <= self.headroom < inf, text + f"headroom={self.headroom}: must be 0 or more")
-        require(self.machines is None or self.machines >= 0, text + f"machines={self.machines}: must be 0 or more")
-        known = self.peak_rate is None or 0 <= self.peak_rate < inf
-        require(known, text + f"peak_rate={self.peak_rate}: must be 0 or more")
-        own = self._own_interval_s = self.interval_s
-        require(own is None or 0 < own < inf, text + f"interval_s={own}: must be above 0")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Choose the fleet once for the whole run."""

@@ -42,19 +42,12 @@ class TargetTracking(FleetPolicy):
         "in_below": Range(0.6, 1.0),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("target", (0.95, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3))
+    limits: ClassVar = {"in (0, 1]": "target in_below", "1 or more": "out_readings in_readings", "0 or more": "minimum"}
     target: float = 0.5
     out_readings: int = 3
     in_readings: int = 15
     in_below: float = 0.9
     minimum: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        for n in ("target", "in_below"):
-            self.check(0 < getattr(self, n) <= 1, n, "in (0, 1]")
-        for n in ("out_readings", "in_readings", "minimum"):
-            self.check(getattr(self, n) >= (n != "minimum"), n, "1 or more" if n != "minimum" else "0 or more")
 
     def start(self, pool: int) -> None:
         """Begin with the machines for the history's load, where there is one."""

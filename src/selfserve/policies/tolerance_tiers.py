@@ -38,13 +38,9 @@ class ToleranceTiers(PlannerPolicy):
     name: ClassVar[str] = "tolerance_tiers"
     tunable: ClassVar = {"headroom": Range(0.7, 2.0), "keep_s": Range(0.0, 900.0), "margin_pct": Range(0.0, 2.0)}
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("headroom", (0.6, 0.8, 1.0, 1.2, 1.5, 2.0))
+    limits: ClassVar = {"0 or more, or inf": "margin_pct"}
     models: ClassVar[ModelChoice] = "cheapest"  # type: ignore[misc]
     margin_pct: float = 0.1
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(self.margin_pct >= 0, "margin_pct", "0 or more")
 
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Find each tier's rule."""

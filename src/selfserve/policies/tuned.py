@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from math import inf
 from typing import ClassVar
 
@@ -106,24 +106,12 @@ class Tuned:
         return steer(self.state, self.settings)
 
 
-_FIXED = constants("tuned_fixed")
-
-
-@dataclass(kw_only=True, eq=False)
-class TunedFixed(Tuned):
-    """The same planner with constants tuned for scenario ``standard`` alone: what becomes of them elsewhere."""
-
-    name: ClassVar[str] = "tuned_fixed"
-    headroom: float = _FIXED["headroom"]
-    safety: float = _FIXED["safety"]
-    fast: float = _FIXED["fast"]
-    slow: float = _FIXED["slow"]
-    weight: float = _FIXED["weight"]
-    hold: float = _FIXED["hold"]
-    drain: float = _FIXED["drain"]
-    leave_margin: float = _FIXED["leave_margin"]
-    cold_margin: float = _FIXED["cold_margin"]
-    spot_share: float = _FIXED["spot_share"]
-    spot_headroom: float = _FIXED["spot_headroom"]
-    spot_caution: float = _FIXED["spot_caution"]
-    late_binding: float = _FIXED["late_binding"]
+TunedFixed = make_dataclass(
+    "TunedFixed",
+    [(n, float, field(default=value)) for n, value in constants("tuned_fixed").items()],
+    bases=(Tuned,),
+    namespace={"__doc__": "The same with constants tuned for ``standard`` alone: what becomes of them elsewhere.",
+               "name": "tuned_fixed"},
+    kw_only=True,
+    eq=False,
+)  # fmt: skip

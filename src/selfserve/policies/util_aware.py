@@ -23,12 +23,8 @@ class UtilAware(PlannerPolicy):
     """
 
     name: ClassVar[str] = "util_aware"
+    limits: ClassVar = {"in (0, 1]": "threshold"}
     threshold: float = 0.8
-
-    def __post_init__(self) -> None:
-        """Check the parameters."""
-        super().__post_init__()
-        self.check(0 < self.threshold <= 1, "threshold", "in (0, 1]")
 
     def decide(self, observation: Observation) -> Decision:
         """Ask for the least fleet whose utilisation by the last interval's work is not above the threshold."""

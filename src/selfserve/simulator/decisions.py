@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from selfserve.correctness import stages
 from selfserve.errors import InputError
 from selfserve.protocol import Admit, Decision, Route, Step, Then
-from selfserve.scenario import Scenario, to_ns
+from selfserve.scenario import LONGEST_S, Scenario, to_ns
 from selfserve.simulator import state as s
-
-LONGEST_S = 1e9
-"""Seconds that a wait or slack may have, some thirty years."""
 
 
 def check_orders(decision: Decision, scenario: Scenario, largest: Sequence[int]) -> tuple[np.ndarray, ...]:
@@ -41,7 +38,7 @@ def check_orders(decision: Decision, scenario: Scenario, largest: Sequence[int])
 
 
 def check_routes(routes: object, scenario: Scenario) -> tuple[tuple[Route, ...], ...]:
-    """Return a decision's routes as tuples.
+    """Return a decision's routes, themselves if nobody can edit them in place, else a copy.
 
     Raises:
         InputError: naming the class and what is wrong with its routes.
@@ -62,8 +59,9 @@ def check_routes(routes: object, scenario: Scenario) -> tuple[tuple[Route, ...],
             _check_step(step, name, scenario)
         for route in mine:
             _check_stages(route, name)
-        found.append(tuple(mine))
-    return tuple(found)
+        found.append(mine)
+    fixed = isinstance(routes, tuple) and all(isinstance(mine, tuple) for mine in found)
+    return cast(tuple[tuple[Route, ...], ...], routes) if fixed else tuple(tuple(mine) for mine in found)
 
 
 def _check_step(step: Step, name: str, scenario: Scenario) -> None:

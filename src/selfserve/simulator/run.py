@@ -9,16 +9,13 @@ from tqdm.auto import tqdm
 
 from selfserve.errors import InputError
 from selfserve.protocol import Decision, Observation, Policy
-from selfserve.scenario import Scenario
-from selfserve.simulator.decisions import LONGEST_S, check_orders, check_routes
+from selfserve.scenario import LONGEST_S, SHORTEST_INTERVAL_S, Scenario
+from selfserve.simulator.decisions import check_orders, check_routes
 from selfserve.simulator.many import Worlds
 from selfserve.simulator.result import DecisionLog, Result, collect
 
 if TYPE_CHECKING:
     from selfserve.workload import Workload
-
-LEAST_S = 1e-3
-"""Shortest decision interval, seconds."""
 
 
 class Simulator:
@@ -44,12 +41,13 @@ class Simulator:
         self.scenario = scenario
         self.workload = workload
         self.interval_s = scenario.interval_s if interval_s is None else interval_s
-        if not isinstance(self.interval_s, int | float) or not LEAST_S <= self.interval_s <= LONGEST_S:
-            raise InputError(f"interval_s = {self.interval_s!r}: right is a number of seconds from {LEAST_S:g}")
+        least = SHORTEST_INTERVAL_S
+        if not isinstance(self.interval_s, int | float) or not least <= self.interval_s <= LONGEST_S:
+            raise InputError(f"interval_s = {self.interval_s!r}: right is a number of seconds from {least:g}")
         self._worlds = Worlds([scenario], [workload], self.interval_s, requests=requests, histogram=histogram)
         self._batch_limit = [self._largest_batch(p) for p in range(len(scenario.pools))]
         self.seed = 0
-        self._routes: object = None
+        self._routes: object = object()
 
     def _largest_batch(self, p: int) -> int:
         """Return the largest batch that every model of a pool was profiled at (rule 5.7)."""
@@ -60,7 +58,7 @@ class Simulator:
         """Start anew with an empty fleet and return the observation at time 0 (all zeros)."""
         self.seed = seed
         self._worlds.reset([seed])
-        self.world, self._routes = self._worlds.worlds[0], None
+        self.world, self._routes = self._worlds.worlds[0], object()
         return self._observe()
 
     @property
@@ -85,11 +83,11 @@ class Simulator:
     def _orders(self, decision: Decision) -> tuple[np.ndarray, ...]:
         """Check a decision and write its routes; return targets, largest batches and waits (ns), each [1, P]."""
         orders = check_orders(decision, self.scenario, self._batch_limit)
-        if decision.routes is not self._routes or not isinstance(decision.routes, tuple):
+        if decision.routes is not self._routes:
             routes = check_routes(decision.routes, self.scenario)
             if routes != self._routes:
                 self.world.write_routes(routes)
-            self._routes = decision.routes if isinstance(decision.routes, tuple) else routes
+            self._routes = routes
         return tuple(a[None] for a in orders)
 
     def finish(self, policy: str = "", decisions: DecisionLog | None = None) -> Result:

@@ -11,7 +11,7 @@ import numpy as np
 
 from selfserve.correctness import combination, stages
 from selfserve.protocol import Then
-from selfserve.scenario import Scenario, to_ns
+from selfserve.scenario import LONGEST_S, Scenario, to_ns
 from selfserve.simulator import state as s
 from selfserve.simulator.draws import bases, lognormal_table
 from selfserve.simulator.fleet import compact
@@ -255,7 +255,8 @@ class World:
         q, f, p, old = self.queues, self.functions, self.pools, int(self["room"])
         rings = [[np.zeros(n, s.WAITER) for _ in range(2 * classes)] for _ in range(pools)]
         doomed, onward = np.zeros((pools, n), s.PASSING), np.zeros((pools, n + 2), s.PASSING)
-        containers = min(n, power_of(2, int(self["concurrency"]))) if p["is_function"].any() else 0
+        functions = p["is_function"].any()
+        containers = min(n, power_of(2, int(self["concurrency"]))) if functions else 0
         flights, warm = _zeros(pools, models, containers), _zeros(pools, models, containers)
         if old:
             for i, k in np.ndindex(pools, 2 * classes):
@@ -275,7 +276,7 @@ class World:
         p["doomed_at"], p["onward_at"] = addresses(doomed, 1), addresses(onward, 1)
         f["flight_at"], f["warm_at"] = addresses(flights, 2), addresses(warm, 2)
         self.head["tickets_at"], self.head["room"] = addresses(tickets), n
-        self.head["containers"] = containers if p["is_function"].any() else s.NEVER
+        self.head["containers"] = containers if functions else s.NEVER
 
     def grow(self) -> None:
         """Make room for twice as many requests, and for the next second's."""
@@ -296,7 +297,7 @@ class World:
                 ends, numbers = np.repeat(np.cumsum(lengths), lengths), np.repeat(np.arange(len(parts)), lengths)
                 for i, step in enumerate(route.steps):
                     late = -1 if step.late_model is None else step.late_model
-                    slack = s.NO_SLACK if step.leave_slack_s == -np.inf else to_ns(min(step.leave_slack_s, 1e8))
+                    slack = s.NO_SLACK if step.leave_slack_s == -np.inf else to_ns(min(step.leave_slack_s, LONGEST_S))
                     row = step.pool, step.model, step.admit, slack, late, to_ns(step.late_slack_s), numbers[i], ends[i]
                     self.steps[k, r, i] = row
 

@@ -93,10 +93,10 @@ def spot_discount(runs: pd.DataFrame, clipper: pd.DataFrame) -> pd.DataFrame:
 def judge_discount(table: pd.DataFrame) -> dict[str, str]:
     """Return the verdict on claim C22."""
     own, listed, price = table["with_discount"], table["without_discount"], table["spot_price_ratio"].iloc[0]
-    measured = f"{span(own)} times cheaper with spot at {price:.0%} of list, {span(listed)} at list price"
+    measured = f"{span(own)} times cheaper with spot at {price:.0%} of list, {span(listed, 3)} at list price"
     why = "both single-model systems scale here as Cocktail does; its ensembles ask several models for each answer"
     bands = {"1.2 to 1.6 with the discount": own.between(1.2, 1.6).all(),
-             "at most 1.0 without it": (listed.round(2) <= 1.0).all()}  # fmt: skip
+             "at most 1.0 without it": (listed <= 1.0).all()}  # fmt: skip
     return judge("C22", measured, bands, why)
 
 

@@ -101,7 +101,7 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
         places = {name: places[name] for name in ("aws", "functions x8", "load 1")}
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, length)
     names = {run.as_json(overrides): name for name, overrides in places.items()}
-    policies = [p for p in run.policies_in(["all"]) if p != "clairvoyant" and not (quick and p in TRAINED)]
+    policies = [p for p in policy_names() if not (quick and p in TRAINED)]
     cases, labels = run.grid(policies, window, [("standard", o) for o in names], (seed,))
     found = _run([replace(c, oracle=False) for c in cases], labels, "systems x markets", folder)
     order = list(places)
@@ -122,7 +122,7 @@ def tuned(folder: Path, records: Path, quick: bool, seed: int = 0) -> pd.DataFra
         quick: the short pass.
         seed: of runs and searches.
     """
-    names = ["reactive", "paragon"] if quick else [p for p in run.policies_in(["all"]) if p != "clairvoyant"]
+    names = ["reactive", "paragon"] if quick else policy_names()
     shown, standard = windows(quick), [("standard", "{}")]
     training = tuning.training_windows([trace for trace, *_ in shown])
     found = tuning.tune(names, standard, training, run.Runs(folder, progress=True), records, 6 if quick else 40, seed)
@@ -131,7 +131,7 @@ def tuned(folder: Path, records: Path, quick: bool, seed: int = 0) -> pd.DataFra
 
 def frontiers(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return one row per trace, system and value of its main knob, in ``standard``; every system that has a knob."""
-    names = ["reactive", "paragon", "tuned"] if quick else [p for p in run.policies_in(["all"]) if p != "clairvoyant"]
+    names = ["reactive", "paragon", "tuned"] if quick else policy_names()
     cases, labels = run.grid(names, windows(quick)[:2], [("standard", "{}")], (seed,), frontier=True)
     return summary.systems(_run([replace(c, oracle=False) for c in cases], labels, "knobs", folder))
 
@@ -176,10 +176,7 @@ def parts(scenario: str) -> dict[str, tuple[Mapping[str, object], Mapping[str, o
     """
     resolved = load_scenario(scenario)
     pays = Steering(resolved, np.ones(60), resolved.interval_s).pays[0]
-    machines = [{"name": p.name, "resource": p.resource, "market": p.market,
-                 "models": [resolved.models[m].name for m in p.models]}
-                for p in resolved.pools if not p.is_function]  # fmt: skip
-    none = {"pools": machines}
+    none = {f"pools.{p.name}": None for p in resolved.pools if p.is_function}
     found: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         name: (parameters, {}) for name, parameters in PARTS.items() if name != "spot" or scenario == "spot"
     }
