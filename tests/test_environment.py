@@ -81,11 +81,13 @@ def test_a_seed_repeats_a_run_and_another_does_not():
     assert run(1) == run(1) != run(2)
 
 
+@pytest.mark.parametrize("cascades", [False, True])
 @pytest.mark.parametrize("index", [0, STORMY])
-def test_flock_decides_as_the_planner_does(index):
+def test_flock_decides_as_the_planner_does(index, cascades):
     """Under random settings, a flock of one gives the decisions of ``steer``, to the last slack."""
     scenario, workload = short_case(index)
-    state, flock = Steering(scenario, workload.history, 10.0), Flock([Case(scenario, workload.history, 10.0)])
+    state = Steering(scenario, workload.history, 10.0, cascades=cascades)
+    flock = Flock([Case(scenario, workload.history, 10.0, cascades=cascades)])
     simulator, rng = Simulator(scenario, workload, 10.0, histogram=False), np.random.default_rng(index)
     seen = simulator.reset(1)
     while not simulator.done:
@@ -107,7 +109,8 @@ def test_flock_decides_as_the_planner_does(index):
                 assert x.leave_slack_s == pytest.approx(y.leave_slack_s) and x.late_slack_s == pytest.approx(
                     y.late_slack_s
                 )
-                assert (x.pool, x.model, x.admit, x.late_model) == (y.pool, y.model, y.admit, y.late_model)
+                same = ("pool", "model", "admit", "late_model", "then", "unsure_share")
+                assert [getattr(x, n) for n in same] == [getattr(y, n) for n in same]
         seen = simulator.advance(theirs)
 
 

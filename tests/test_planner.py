@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -10,17 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner_cases import MEAN, MODELS, RELAXED, STRICT, make_pool, make_scenario, observe
 
+from selfserve.correctness import combined
 from selfserve.errors import InputError
-from selfserve.planner import (
-    MEAN_MARGIN_PCT,
-    FunctionConfigurator,
-    LoadMonitor,
-    ModelSelector,
-    Planner,
-    ResourceSelector,
-    peak_minute_rate,
-)
-from selfserve.protocol import Admit
+from selfserve.planner import FunctionConfigurator, LoadMonitor, Planner, ResourceSelector, peak_minute_rate
+from selfserve.protocol import Admit, Route, Step, Then
+from selfserve.scenario import CorrectnessPhysics
+from selfserve.selector import MEAN_MARGIN_PCT, ModelSelector
 
 NO_HISTORY = np.zeros(0)
 
@@ -129,6 +125,30 @@ def test_no_mixture_of_models_is_cheaper(target, services):
     goal = min(target + MEAN_MARGIN_PCT, 85.0)
     best = linprog(services[1:], A_ub=[[-76, -82, -85]], b_ub=[-goal], A_eq=[[1, 1, 1]], b_eq=[1])
     assert work == pytest.approx(best.fun, rel=1e-6)
+
+
+@given(st.floats(0.2, 0.95), st.floats(0.6, 0.95), st.floats(71.0, 85.0), st.floats(0.1, 4.0))
+@settings(max_examples=25, deadline=None)
+def test_a_cascade_meets_the_demand_in_time_with_the_least_work(correlation, auroc, asked, slo_s):
+    one = dataclasses.replace(RELAXED, share=1.0, slo_s=slo_s, min_accuracy_pct=asked)
+    scenario = make_scenario(classes=[one])
+    scenario = dataclasses.replace(scenario, correctness=CorrectnessPhysics(correlation, auroc))
+    selector, service_s = ModelSelector(scenario), scenario.pools[0].service_s
+    found = selector.cascade(0, 0, 1, 1.0)
+
+    def accuracy(a: int, b: int, share: float) -> float:
+        return combined(scenario, Route((Step(0, a, then=Then.IF_UNSURE, unsure_share=share), Step(0, b))))
+
+    alone = sum(share * service_s(m) for m, share in selector.mix(0, 0))
+    work = alone if found is None else service_s(found.cheap) + found.unsure_share * service_s(found.better)
+    if found is not None:
+        assert accuracy(*found) >= asked and work < alone
+        assert selector.latency_s(0, found.cheap) + selector.latency_s(0, found.better) <= slo_s
+    for a, b in permutations(range(4), 2):  # no other does with less, by more than the grid's width
+        if selector.latency_s(0, a) + selector.latency_s(0, b) <= slo_s:
+            for share in np.linspace(0.01, 0.99, 25):
+                if service_s(a) + share * service_s(b) < work - service_s(b) / 50:
+                    assert accuracy(a, b, share) < asked
 
 
 def test_other_choices_of_models():

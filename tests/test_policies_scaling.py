@@ -10,12 +10,15 @@ import pytest
 from planner_cases import MODELS, RELAXED, STRICT, machines_over_time, make_pool, make_scenario, observe
 
 from selfserve.analytic import constants
+from selfserve.correctness import combined, stages
 from selfserve.policies import make_policy, parameter_names
 from selfserve.policies.base import Choice, Range
 from selfserve.policies.batch import batch_sizes
 from selfserve.protocol import Admit
-from selfserve.scenario import to_ns
+from selfserve.scenario import load_scenario, to_ns
+from selfserve.simulator import simulate
 from selfserve.steering import PlannerSettings, Steering, steer
+from selfserve.workload import load_trace, make_workload
 
 ONE = dataclasses.replace(STRICT, share=1.0)
 ONE_CLASS = make_scenario(classes=[ONE])  # a machine carries 40 requests/s in two slots
@@ -501,6 +504,34 @@ def test_levels_raise_accuracy_and_machines():
         fleets.append(decision.machines[0])
     assert accuracies == pytest.approx([76.0, 80.5, 85.0])
     assert fleets[0] < fleets[1] < fleets[2]
+
+
+def test_a_cascade_answers_where_it_is_less_work_and_leaves_time_for_its_second_stage():
+    tight = dataclasses.replace(RELAXED, slo_s=0.4)  # no room for two models
+    scenario = make_scenario(
+        classes=[dataclasses.replace(RELAXED, share=0.5), dataclasses.replace(tight, name="tight")]
+    )
+    state, alone = steering(scenario, cascades=True), steering(scenario)
+    relaxed, strict = steer(state, PlannerSettings(late_binding=2.0)).routes
+    cascade = max(relaxed, key=lambda route: route.weight)
+    first, second = (stage[0] for stage in stages(cascade))
+    assert combined(scenario, cascade) >= RELAXED.min_accuracy_pct > scenario.accuracy_pct[first.model]
+    assert state.mix(0, 0, 0.0)[1] < alone.mix(0, 0, 0.0)[1] and state.mix(1, 0, 0.0) == alone.mix(1, 0, 0.0)
+    assert all(len(stages(route)) == 1 for route in strict)
+    assert first.leave_slack_s > second.leave_slack_s >= state.selector.latency_s(1, second.model)
+    assert first.late_model is None and any(route.steps[0].late_model is not None for route in strict)
+    assert steer(state, PlannerSettings()).machines[0] < steer(alone, PlannerSettings()).machines[0]
+
+
+def test_cascades_keep_accuracy_and_slo_in_a_run():
+    scenario, trace = load_scenario("standard", {"load_machines": 5}), load_trace("WITS-twin")
+    workload = make_workload(trace, scenario, 3600, 1500, 0)
+    costs = []
+    for cascades in (False, True):
+        found = simulate(scenario, workload, make_policy("tuned", cascades=cascades)).summary
+        assert found["accuracy_violation_pct"] == 0 and found["slo_violation_pct"] < 0.3
+        costs.append(found["cost_usd"])
+    assert costs[1] < costs[0]
 
 
 POOLS = [make_pool("vm"), make_pool("spot", "spot", usd=0.04), make_pool("fn", "function")]

@@ -205,6 +205,7 @@ class Controller:
 
     name: ClassVar[str] = "controller"
     interval_s: float | None = None
+    cascades: bool = False
     replay: Replay | None = field(init=False, default=None, repr=False)
     layers: Layers = field(init=False, default=(), repr=False)
 
@@ -217,7 +218,7 @@ class Controller:
         """Start a run; constants are retuned on the history where a replay was handed in."""
         self._own = getattr(self, "_own", self.interval_s)
         self.interval_s = self._own or scenario.interval_s
-        flock = Flock([Case(scenario, history, self.interval_s)])
+        flock = Flock([Case(scenario, history, self.interval_s, cascades=self.cascades)])
         self.pilot: Corrected = (
             Corrected(flock, self.layers) if self.replay is None else SelfTuned(flock, self.replay, self.layers)
         )

@@ -99,6 +99,27 @@ def combine(
     return Combination(100 * share_right, tuple(pass_on))
 
 
+@lru_cache(maxsize=4096)
+def least_unsure(cheap_pct: float, better_pct: float, asked_pct: float, correlation: float, auroc: float) -> float:
+    """Return the least share of requests that a model must pass on to a better one for both to reach ``asked_pct``.
+
+    0 where the first reaches it alone, ``inf`` where both together do not. The accuracy need not rise steadily with the
+    share: it is looked at on a grid of 1/64, then found between two points.
+    """
+    models = (cheap_pct, better_pct)
+
+    def excess(share: float) -> float:
+        return combine(models, (share, 0.0), Then.IF_UNSURE, correlation, auroc).accuracy_pct - asked_pct
+
+    if cheap_pct >= asked_pct:
+        return 0.0
+    grid = np.linspace(0.0, 1.0, 65).tolist()
+    reached = next((i for i, share in enumerate(grid) if excess(share) >= 0), None)
+    if reached is None:
+        return np.inf
+    return min(1.0, float(brentq(excess, grid[reached - 1], grid[reached], xtol=1e-6)) + 1e-6)
+
+
 def _threshold(accuracy: float, apart: float, share: float) -> float:
     """Return the confidence under which so large a share of a model's answers lies."""
     if not 0 < share < 1:

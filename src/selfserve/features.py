@@ -14,8 +14,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from selfserve import steering
+from selfserve.correctness import stages
 from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
+from selfserve.selector import Cascade, stages_of
 from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering
 
 GROUPS = 3
@@ -77,10 +79,9 @@ class Seen:
     @classmethod
     def one(cls, seen: Observation) -> Seen:
         """Return an observation as that of one world."""
-        same = ("ready", "busy_slot_s", "queued", "head_age_s", "served", "late", "accuracy_sum", "lost", "refused",
-                "spend_usd", "batch_mean")  # fmt: skip
-        sums = {"arrivals": seen.arrivals.sum(axis=0)[None], "booting": seen.booting.sum(axis=1)[None]}
-        return cls(seen.time_s, seen.interval_s, **sums, **{name: getattr(seen, name)[None] for name in same})
+        sums = {"arrivals": seen.arrivals.sum(axis=0), "booting": seen.booting.sum(axis=1)}
+        rest = {f.name: getattr(seen, f.name) for f in fields(cls)[2:] if f.name not in sums}
+        return cls(seen.time_s, seen.interval_s, **{name: values[None] for name, values in (sums | rest).items()})
 
 
 @dataclass(slots=True)
@@ -105,20 +106,21 @@ class Case:
         history: requests per second before the run, shape [seconds].
         interval_s: seconds between decisions.
         settings: what the planner does without corrections.
+        cascades: see :class:`~selfserve.steering.Steering`.
     """
 
     def __init__(
-        self, scenario: Scenario, history: np.ndarray, interval_s: float, settings: PlannerSettings | None = None
-    ) -> None:
+        self, scenario: Scenario, history: np.ndarray, interval_s: float, settings: PlannerSettings | None = None,
+        *, cascades: bool = False,
+    ) -> None:  # fmt: skip
         self.scenario, self.interval_s, self.settings = scenario, interval_s, settings or PlannerSettings()
         self.history = history
-        self.state = state = Steering(scenario, history, interval_s)
+        self.state = state = Steering(scenario, history, interval_s, cascades=cascades)
         pools, n, grid = scenario.pools, len(scenario.classes), np.arange(LEVELS) / (LEVELS - 1)
         self.homes, self.has_spot = np.array(state.homes.pool_of), float(state.spots is not None)
         self.spots = np.array((state.spots or state.homes).pool_of)
-        self.routes = tuple(
-            steering.routes_of(state, self.settings, k, 0.0, np.zeros(len(pools)), 0.0) for k in range(n)
-        )
+        idle = np.zeros(len(pools))
+        self.routes = tuple(steering.routes_of(state, self.settings, k, 0.0, idle, 0.0) for k in range(n))
         self.work = np.array([
             [[state.mix(k, p, level)[1] / pools[p].slots for level in grid] for k, p in enumerate(where)]
             for where in (self.homes, self.spots)
@@ -132,29 +134,30 @@ class Case:
         state, pools = self.state, self.scenario.pools
         shape = len(self.routes), max(map(len, self.routes))
         self.step, self.late_model = np.zeros(shape, np.int64), np.full(shape, -1)
-        self.target_s, self.late_s, self.batch_s = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
+        self.target_s, (self.late_s, self.batch_s, self.rest_s) = np.full(shape, np.inf), np.zeros((3, *shape))
         self.side = np.zeros((*shape, 2))
         """[K, R, 2]: a route's weight is its model's share times ``side`` . (1, spot's part of the ready slots)."""
         self.share = np.zeros((len(self.routes), LEVELS, shape[1]))
         for k, routes in enumerate(self.routes):
             shares = [dict(state.mix(k, self.homes[k], level)[0]) for level in grid]
-            split = {
-                r.steps[0].model
-                for r in routes
-                if len(r.steps) > 1 and r.steps[0].pool == self.spots[k] != self.homes[k]
-            }
-            for i, route in enumerate(routes):
-                at = max(j for j, step in enumerate(route.steps) if not pools[step.pool].is_function)
-                step, after = route.steps[at], route.steps[at + 1 :]
+            pairs, spot = [(steering.way_of(route), route) for route in routes], self.spots[k] != self.homes[k]
+            split = {way for way, r in pairs if len(r.steps) > 1 and spot and r.steps[0].pool == self.spots[k]}
+            for i, (way, route) in enumerate(pairs):
+                first = stages(route)[0]
+                at = max(j for j, step in enumerate(first) if not pools[step.pool].is_function)
+                step, after = first[at], first[at + 1 :]
                 self.step[k, i] = at
                 if after:
                     self.target_s[k, i] = state.selector.latency_s(after[0].pool, after[0].model)
                 self.batch_s[k, i] = state.batch_s(step.pool, step.model)
-                self.late_s[k, i] = state.selector.latency_s(step.pool, step.model)
-                self.late_model[k, i] = (state.selector.feasible(k, step.pool) or (step.model,))[0]
-                waits_on_spot = step.pool == self.spots[k] != self.homes[k]
-                self.side[k, i] = (0, 1) if waits_on_spot else (1, -1) if step.model in split else (1, 0)
-                self.share[k, :, i] = [share.get(step.model, 0.0) for share in shares]
+                if isinstance(way, Cascade):
+                    self.rest_s[k, i] = state.stage_s(k, step.pool, way.better)
+                else:
+                    self.late_s[k, i] = state.selector.latency_s(step.pool, step.model)
+                    self.late_model[k, i] = (state.selector.feasible(k, step.pool) or (step.model,))[0]
+                waits_on_spot = spot and step.pool == self.spots[k]
+                self.side[k, i] = (0, 1) if waits_on_spot else (1, -1) if way in split else (1, 0)
+                self.share[k, :, i] = [share.get(way, 0.0) for share in shares]
             # with many models only those of the planner's own mix have routes, and the level stays where it is
             unserved = (self.share[k] * (self.side[k, :, 0] > 0)).sum(axis=1) < 1 - 1e-9
             self.share[k, unserved], self.work[:, k, unserved] = self.share[k, 0], self.work[:, k, :1]
@@ -171,25 +174,22 @@ class Case:
         self.window_s = np.array([c.accuracy_window_s for c in classes])
         load = np.array([c.share for c in classes]) * self.work[0, :, 0]
         self.stated = load / load.sum()
-        models = [max(state.mix(k, p, 0.0)[0], key=lambda part: part[1])[0] for k, p in enumerate(self.homes)]
-        targets = [state.functions.choose(k, m) for k, m in enumerate(models)]
-        dollars = [
-            state.functions.cost_usd(*t) if t else 20 * self.work[0, k, 0] * self.price[k]
-            for k, t in enumerate(targets)
-        ]
+        dollars, init, boot = 20 * self.work[0, :, 0] * self.price, scenario.function.init_s, state.boot_s
+        room, service = np.zeros((2, n))
+        for k, p in enumerate(self.homes):
+            way = max(state.mix(k, p, 0.0)[0], key=lambda part: part[1])[0]
+            service[k] = sum(asked * pools[p].service_s(m) for m, asked in stages_of(way))
+            known = [(t, asked) for m, asked in stages_of(way) if (t := state.function_of(k, way, m))]
+            if len(known) == len(stages_of(way)):
+                dollars[k] = sum(asked * state.functions.cost_usd(*t) for t, asked in known)
+                room[k] = slo[k] > init + sum(state.selector.latency_s(*t) for t, _ in known)
         ratio = float(np.dot([c.share for c in classes], dollars) / (load @ self.price))
-        service = np.array([pools[p].service_s(m) for p, m in zip(self.homes, models, strict=True)])
-        init, boot = scenario.function.init_s, state.boot_s
-        room = [
-            t is not None and c.slo_s > init + state.selector.latency_s(*t)
-            for c, t in zip(classes, targets, strict=True)
-        ]
         best = np.array([max(scenario.models[m].accuracy_pct for m in pools[p].models) for p in self.homes])
         spare = np.where(self.target_pct > 0, best - self.target_pct, 0.0) / 5
         spot = [pools[s].usd_per_hour / pools[h].usd_per_hour for s, h in zip(self.spots, self.homes, strict=True)]
         self.statics = np.array([
             np.log(boot / 100), np.log(boot / self.interval_s) / 3, scenario.vm.boot_spread * 2, np.log(ratio),
-            self.has_spot, float(np.log(np.mean(spot))), np.log(init), float(self.stated @ np.array(room, float)),
+            self.has_spot, float(np.log(np.mean(spot))), np.log(init), float(self.stated @ room),
             scenario.service.spread * 2, *(self.group @ (np.log(slo / service) * self._per_group())),
             *(self.group @ self.stated), *(self.group @ spare),
         ])  # fmt: skip
@@ -237,7 +237,7 @@ class Flock:
         ])  # fmt: skip
         self.step, self.late_model = wide("step").astype(np.int64), wide("late_model", -1).astype(np.int64)
         self.target_s, self.side = wide("target_s", np.inf), wide("side")
-        self.late_s, self.batch_s = wide("late_s"), wide("batch_s")
+        self.late_s, self.batch_s, self.rest_s = wide("late_s"), wide("batch_s"), wide("rest_s")
         self.share = np.stack([np.pad(c.share, [(0, 0), (0, 0), (0, r - c.share.shape[2])]) for c in cases])
         self.work, self.price = np.stack([c.work for c in cases]), np.stack([c.price for c in cases])
         self.group, self.statics = np.stack([c.group for c in cases]), np.stack([c.statics for c in cases])
@@ -449,7 +449,7 @@ class Flock:
         part = np.divide(second, home + second, out=np.tile(spot[:, None], (1, self.shape[1])), where=home + second > 0)
         weight = self.share[self._worlds, self._classes, level]
         weight = weight * (self.side[..., 0] + self.side[..., 1] * part[:, :, None])
-        slack = np.maximum(get("leave_margin") * self.target_s, self.batch_s)
+        slack = np.maximum(get("leave_margin") * self.target_s, self.batch_s) + self.rest_s
         cold = get("cold_margin") * self.init_s[:, None, None]
         slack = slack + np.where(slack + cold < self.slo_s[:, :, None], cold, 0.0)
         slack = np.where(np.isfinite(self.target_s), slack, -np.inf)

@@ -9,15 +9,18 @@ constant, ``analytic`` computes them, the controller changes them at every decis
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from statistics import NormalDist
 
 import numpy as np
 
-from selfserve.planner import P99, FunctionConfigurator, LoadMonitor, Mix, ModelChoice, ModelSelector, ResourceSelector
-from selfserve.protocol import Admit, Decision, Observation, Route, Step
+from selfserve.correctness import stages
+from selfserve.planner import FunctionConfigurator, LoadMonitor, ResourceSelector
+from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
+from selfserve.selector import P99, Cascade, ModelChoice, ModelSelector, Way, Ways, stages_of
 
 WINDOWS = 0.1 * 2.0 ** np.arange(8)
 """Time constants of the exponential averages kept of the load, in units of the boot time."""
@@ -81,6 +84,7 @@ class Steering:
         pool: the on-demand VM pool to use (default: the cheapest that serves the classes, batches counted).
         batch_share: share of the SLOs that filling batches may use up (0: none fills).
         own_share: share of the SLOs that a batch of what waits anyway may take.
+        cascades: a class may be answered by two models one after the other, where that is less work.
 
     Raises:
         InputError: the scenario has no on-demand VM pool.
@@ -96,8 +100,10 @@ class Steering:
         pool: str | None = None,
         batch_share: float = 0.0,
         own_share: float = OWN_SHARE,
+        cascades: bool = False,
     ) -> None:
         self.scenario = scenario
+        self._cascade_share = (own_share or 1.0) if cascades else 0.0
         self.boot_s = scenario.vm.pending_s + scenario.vm.boot_s
         self.monitor = LoadMonitor(scenario, history, interval_s)
         self.selector = ModelSelector(scenario, models)
@@ -112,13 +118,22 @@ class Steering:
         newsvendor's critical ratio 1 - price of the work on the machine / on a function, as a normal quantile (2.33
         where no function can take over)."""
         self.observation: Observation | None = None
-        self._mixes: dict[tuple[int, int, float], tuple[Mix, float]] = {}
+        self._mixes: dict[tuple[int, int, float], tuple[Ways, float]] = {}
         self._start(interval_s)
 
     def batch_s(self, pool: int, model: int) -> float:
         """Return seconds of a full batch at p99 where what waits is batched, else 0: who starts later may be late."""
         batch = 1 if self.homes.batch_wait_s[pool] > 0 else self.batches[pool]
         return self.selector.latency_s(pool, model, batch) if batch > 1 else 0.0
+
+    def function_of(self, k: int, way: Way, model: int) -> tuple[int, int] | None:
+        """Return (pool, model) of the function that takes over from ``model`` in a way of class ``k``."""
+        return self.functions.same(k, model) if isinstance(way, Cascade) else self.functions.choose(k, model)
+
+    def stage_s(self, k: int, pool: int, model: int) -> float:
+        """Return p99 seconds of a cascade's second stage: a function's, or a full batch's where that is more."""
+        target = self.functions.same(k, model)
+        return max(self.selector.latency_s(*target or (pool, model)), self.batch_s(pool, model))
 
     def _pays(self, pool: int) -> float:
         spec, machine, function = self.scenario.pools[pool], 0.0, 0.0
@@ -170,22 +185,27 @@ class Steering:
             keep = np.exp(-observation.interval_s / self.boot_s)
             self.trouble = keep * self.trouble + observation.lost + observation.refused
 
-    def mix(self, k: int, pool: int, level: float) -> tuple[Mix, float]:
-        """Return the models that answer class ``k`` on ``pool`` at an accuracy level, and slot-seconds a request.
+    def mix(self, k: int, pool: int, level: float) -> tuple[Ways, float]:
+        """Return what answers class ``k`` on ``pool`` at an accuracy level, and slot-seconds a request.
 
         Where batches wait to fill one model answers, as accurate as the mix: requests of a class keep their order, so
         that two models in turn would break up every batch.
         """
         key = (k, pool, round(level, 3))
         if key not in self._mixes:
-            mix = self.selector.raised(k, pool, key[2])
+            alone = self.selector.raised(k, pool, key[2])
             batch, service_s = self.batches[pool], self.scenario.pools[pool].service_s
+            accuracy, fit = self.scenario.accuracy_pct, self.selector.feasible(k, pool)
+            mix: Ways = alone
             if self.homes.batch_wait_s[pool] > 0:
-                accuracy = self.scenario.accuracy_pct
-                wanted = sum(share * accuracy[m] for m, share in mix) - 1e-9
-                fit = [m for m in self.selector.feasible(k, pool) if accuracy[m] >= wanted] or [mix[-1][0]]
-                mix = ((min(fit, key=lambda m: service_s(m, batch)), 1.0),)
-            self._mixes[key] = mix, sum(share * service_s(m, batch) / batch for m, share in mix)
+                wanted = sum(share * accuracy[m] for m, share in alone) - 1e-9
+                enough = [m for m in fit if accuracy[m] >= wanted] or [alone[-1][0]]
+                mix = ((min(enough, key=lambda m: service_s(m, batch)), 1.0),)
+            elif self._cascade_share > 0 and (found := self.selector.cascade(k, pool, batch, self._cascade_share)):
+                best = max(fit, key=lambda m: accuracy[m], default=found.better)
+                mix = ((found, 1 - key[2]), (best, key[2])) if key[2] > 0 else ((found, 1.0),)
+            work = sum(share * asked * service_s(m, batch) for way, share in mix for m, asked in stages_of(way))
+            self._mixes[key] = mix, work / batch
         return self._mixes[key]
 
 
@@ -253,35 +273,55 @@ def routes_of(
     home = state.homes.pool_of[k]
     routes = []
     second = None if state.spots is None else state.spots.pool_of[k]
-    for m, share in _all_models(state, k, home, level):
-        if second is None or m not in state.scenario.pools[second].models:
-            routes.append(Route(_steps(state, settings, k, m, (home,)), share))
+    for way, share in _all_ways(state, k, home, level):
+        models = {m for m, _ in stages_of(way)}
+        if second is None or not models <= set(state.scenario.pools[second].models):
+            routes.append(Route(_steps(state, settings, k, way, (home,)), share))
             continue
         total = float(ready[home] + ready[second])
         part = float(ready[second]) / total if total > 0 else spot
         for pools, weight in (((home, second), 1 - part), ((second, home), part)):
-            routes.append(Route(_steps(state, settings, k, m, pools), share * weight))
+            routes.append(Route(_steps(state, settings, k, way, pools), share * weight))
     return tuple(routes)
 
 
-def _all_models(state: Steering, k: int, pool: int, level: float) -> list[tuple[int, float]]:
+def _all_ways(state: Steering, k: int, pool: int, level: float) -> list[tuple[Way, float]]:
     shares = dict(state.mix(k, pool, level)[0])
     models = {*shares, *state.selector.feasible(k, pool)}
-    return [(m, shares.get(m, 0.0)) for m in sorted(models if len(models) <= 4 else shares)]
+    known = sorted(models if len(models) <= 4 else shares, key=lambda way: (isinstance(way, Cascade), way))
+    return [(way, shares.get(way, 0.0)) for way in known]
 
 
-def _steps(state: Steering, settings: PlannerSettings, k: int, model: int, pools: tuple[int, ...]) -> tuple[Step, ...]:
-    """Return a free slot in any of ``pools``, else waiting in the first, else a function."""
+def way_of(route: Route) -> Way:
+    """Return the model, or the two of a cascade, that a route of :func:`routes_of` asks."""
+    models = [(part[-1].model, part[-1].unsure_share) for part in stages(route)]
+    return models[0][0] if len(models) == 1 else Cascade(models[0][0], models[1][0], models[0][1])
+
+
+def _steps(state: Steering, settings: PlannerSettings, k: int, way: Way, pools: tuple[int, ...]) -> tuple[Step, ...]:
+    """Return a free slot in any of ``pools``, else waiting in the first, else a function; of a cascade twice."""
     slo_s, latency_s = state.scenario.classes[k].slo_s, state.selector.latency_s
-    idle = tuple(Step(p, model, Admit.IF_IDLE) for p in pools[::-1]) if len(pools) > 1 else ()
-    late, late_s = None, 0.0
-    if settings.late_binding > 0:
+    late, late_s, rest_s, model = None, 0.0, 0.0, stages_of(way)[0][0]
+    target = state.function_of(k, way, model)
+    if isinstance(way, Cascade):
+        rest_s = state.stage_s(k, pools[0], way.better)
+    elif settings.late_binding > 0:
         late, late_s = state.selector.feasible(k, pools[0])[0], settings.late_binding * latency_s(pools[0], model)
-    target = state.functions.choose(k, model)
-    if target is None:
-        return (*idle, Step(pools[0], model, late_model=late, late_slack_s=late_s))
-    slack_s = max(settings.leave_margin * latency_s(*target), state.batch_s(pools[0], model))
-    cold_s = settings.cold_margin * state.scenario.function.init_s
-    slack_s += cold_s if slack_s + cold_s < slo_s else 0.0
-    admit = Admit.IF_FITS if settings.early else Admit.ALWAYS
-    return (*idle, Step(pools[0], model, admit, slack_s, late, late_s), Step(*target))
+    slack_s = -inf
+    if target is not None:
+        slack_s = max(settings.leave_margin * latency_s(*target), state.batch_s(pools[0], model)) + rest_s
+        cold_s = settings.cold_margin * state.scenario.function.init_s
+        slack_s += cold_s if slack_s + cold_s < slo_s else 0.0
+    admit = Admit.IF_FITS if settings.early and target is not None else Admit.ALWAYS
+    first = _stage(pools, Step(pools[0], model, admit, slack_s, late, late_s), target)
+    if not isinstance(way, Cascade):
+        return first
+    first = (*first[:-1], replace(first[-1], then=Then.IF_UNSURE, unsure_share=way.unsure_share))
+    target = state.functions.same(k, way.better)
+    slack_s = state.stage_s(k, pools[0], way.better) if target else -inf
+    return first + _stage(pools, Step(pools[0], way.better, leave_slack_s=slack_s), target)
+
+
+def _stage(pools: tuple[int, ...], waits: Step, target: tuple[int, int] | None) -> tuple[Step, ...]:
+    idle = tuple(Step(p, waits.model, Admit.IF_IDLE) for p in pools[::-1]) if len(pools) > 1 else ()
+    return (*idle, waits, *((Step(*target),) if target else ()))

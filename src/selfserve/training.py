@@ -262,7 +262,7 @@ def _storm(begin_s: float) -> Storm:
     return Storm(begin_s, *(float(np.sqrt(r["low"] * r["high"])) for r in rows))
 
 
-def past_episode(scenario: Scenario, load: np.ndarray) -> Episode:
+def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = False) -> Episode:
     """Return a load [seconds] as an episode, thinned to ``REPLAY_MACHINES``; its first quarter is the history.
 
     The share of the classes is the stated one. When spot storms come is not known: the load meets one storm, of the
@@ -272,14 +272,14 @@ def past_episode(scenario: Scenario, load: np.ndarray) -> Episode:
     start = len(load) // 4
     known = replace(known, rate_scale=None, spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)))
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
-    return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s))
+    return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s, cascades=cascades))
 
 
-def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any) -> np.ndarray:
+def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, cascades: bool = False) -> np.ndarray:
     """Return the objective [N] of each set of multipliers [N, C] on :func:`past_episode`; see ``controller.Replay``."""
     from selfserve.controller import Corrected
 
-    played = [past_episode(scenario, load)] * len(tried)
+    played = [past_episode(scenario, load, cascades)] * len(tried)
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective(REPLAY_TARGET_PCT, REPLAY_PENALTY)
 
 

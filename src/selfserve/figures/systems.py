@@ -159,15 +159,21 @@ def modes(table: pd.DataFrame, late_pct: float) -> Figure:
 
 
 def correctness(table: pd.DataFrame) -> Figure:
-    """Draw cost and accuracy of cascade and ensemble over the error correlation, a line a quality of confidence."""
+    """Draw cost and accuracy of cascades and ensembles over the error correlation, a line a quality of confidence.
+
+    The first row of the table, a system of one model an answer, is the grey line.
+    """
+    alone, table = table.iloc[0], table.iloc[1:]
     policies = list(dict.fromkeys(table["policy"]))
     fig, axes = plt.subplots(2, len(policies), figsize=(WIDTH_IN, 3.8), sharex=True, sharey="row")
     for column, policy in zip(axes.T, policies, strict=True):
         for i, (auroc, mine) in enumerate(table[table["policy"] == policy].groupby("confidence_auroc")):
             for ax, key in zip(column, ("cost_usd", "mean_accuracy_pct"), strict=True):
                 ax.plot(mine["error_correlation"], mine[key], label=f"AUROC {auroc:g}", **series(i))
+        for ax, key in zip(column, ("cost_usd", "mean_accuracy_pct"), strict=True):
+            ax.axhline(alone[key], color="0.5", lw=1.5, label=f"{alone['policy']}, one model an answer")
         column[0].set_title(policy)
         column[1].set_xlabel("error correlation")
     axes[0, 0].set(ylabel="dollars", ylim=(0, None))
     axes[1, 0].set_ylabel("mean accuracy, %")
-    return finish(fig, axes[0, 0], ncols=3)
+    return finish(fig, axes[0, 0], ncols=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from selfserve.controller import Controller
@@ -10,7 +11,11 @@ from selfserve.controller import Controller
 
 @dataclass(kw_only=True, eq=False)
 class Analytic(Controller):
-    """:class:`selfserve.analytic.Pilot` alone: no net, no self-tuning, nothing to set."""
+    """:class:`selfserve.analytic.Pilot` alone: no net, no self-tuning.
+
+    Args:
+        cascades: two models may answer a class one after the other, where that is less work.
+    """
 
     name: ClassVar[str] = "analytic"
 
@@ -22,6 +27,7 @@ class Learned(Controller):
     Args:
         file: a safetensors file of a net (default: the formulas without one).
         self_tuning: whether it retunes itself.
+        cascades: as for ``analytic``; formulas and nets were tuned without.
     """
 
     name: ClassVar[str] = "controller"
@@ -33,5 +39,5 @@ class Learned(Controller):
         from selfserve.training import replay
 
         if self.self_tuning:
-            self.replay = replay
+            self.replay = partial(replay, cascades=self.cascades)
         self.load(self.file)

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from selfserve.planner import ModelChoice, Overflow, Planner, require
+from selfserve.errors import require
+from selfserve.planner import Overflow, Planner
 from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 
 @dataclass(frozen=True)

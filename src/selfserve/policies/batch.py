@@ -10,10 +10,12 @@ from typing import ClassVar
 import numpy as np
 from scipy.stats import norm, poisson
 
-from selfserve.planner import LoadMonitor, Mix, ModelChoice, ModelSelector, require
+from selfserve.errors import require
+from selfserve.planner import LoadMonitor
 from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
+from selfserve.selector import Mix, ModelChoice, ModelSelector
 
 
 @dataclass(kw_only=True, eq=False)

@@ -8,10 +8,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from selfserve.planner import ModelChoice, Planner, peak_minute_rate, require
+from selfserve.errors import require
+from selfserve.planner import Planner, peak_minute_rate
 from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 
 @dataclass(kw_only=True, eq=False)

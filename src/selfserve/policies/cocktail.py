@@ -9,11 +9,12 @@ import numpy as np
 
 from selfserve.correctness import combined
 from selfserve.forecast import make_forecaster
-from selfserve.planner import ModelChoice, Planner
+from selfserve.planner import Planner
 from selfserve.policies.base import Choice, PlannerPolicy, Range
 from selfserve.policies.variants import Variant, fleet, variants, vm_pools, wanted_pct
 from selfserve.protocol import Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 
 @dataclass(kw_only=True, eq=False)

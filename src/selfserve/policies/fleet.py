@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from selfserve.planner import ModelChoice, Planner
+from selfserve.planner import Planner
 from selfserve.policies.base import Limited
 from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 
 @dataclass(kw_only=True, eq=False)

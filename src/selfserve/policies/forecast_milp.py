@@ -10,12 +10,13 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from selfserve.forecast import Of, make_forecaster
-from selfserve.planner import MEAN_MARGIN_PCT, ModelChoice, Overflow
+from selfserve.planner import Overflow
 from selfserve.policies.base import Choice, PlannerPolicy, Range
 from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools, waiting
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.quiet import unheard
 from selfserve.scenario import Scenario
+from selfserve.selector import MEAN_MARGIN_PCT, ModelChoice
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """The batch sizes that IPA profiles and chooses from."""

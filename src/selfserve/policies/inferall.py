@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from selfserve.planner import ModelChoice, ResourceSelector
+from selfserve.planner import ResourceSelector
 from selfserve.policies.base import PlannerPolicy, Range
 from selfserve.policies.variants import variants
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 OWN_SHARE = 0.5
 """Share of the SLO that a CPU's batch of waiting requests may take."""

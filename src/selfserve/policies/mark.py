@@ -10,10 +10,11 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from selfserve.forecast import Forecaster, make_forecaster
-from selfserve.planner import ModelChoice, Planner
+from selfserve.planner import Planner
 from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,7 +30,7 @@ class Mark(Limited):
     bound allows; what would be late runs on a function. Interpreted: the artifact's scheduler repeats the highest load
     so far instead of its LSTM's forecast, the paper's text is followed here; the LSTM is this project's own
     (:mod:`selfserve.forecast`), trained on the history, a linear trend without one; batches by
-    :meth:`ModelSelector.batch <selfserve.planner.ModelSelector.batch>`, on VMs as on GPUs; capacity is at the mix
+    :meth:`ModelSelector.batch <selfserve.selector.ModelSelector.batch>`, on VMs as on GPUs; capacity is at the mix
     of classes last seen.
 
     Args:

@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import linprog
 
-from selfserve.planner import ModelChoice, ResourceSelector, peak_minute_rate
+from selfserve.planner import ResourceSelector, peak_minute_rate
 from selfserve.policies.base import PlannerPolicy, Range
 from selfserve.policies.variants import Variant, batching_pays, variant, variants, vm_pools, waiting
 from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.quiet import unheard
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 
 OVERLOAD_COST = 1e4
 """Points of accuracy per request that cannot be carried: throughput comes before accuracy."""

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from selfserve.planner import Planner, peak_minute_rate, require
+from selfserve.errors import require
+from selfserve.planner import Planner, peak_minute_rate
 from selfserve.policies.base import Choice, Limited, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario

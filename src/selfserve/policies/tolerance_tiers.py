@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import numpy as np
-from scipy.optimize import brentq
 
-from selfserve.correctness import combined
-from selfserve.planner import ModelChoice
+from selfserve.correctness import least_unsure
 from selfserve.policies.base import PlannerPolicy, Range
 from selfserve.policies.variants import Variant, fleet, variants, wanted_pct
 from selfserve.protocol import Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
-
-SHARES = np.linspace(0.0, 1.0, 65)
-"""Shares passed on at which a cascade's accuracy is looked at, before the least one is found between two of them."""
+from selfserve.selector import ModelChoice
 
 
 @dataclass(kw_only=True, eq=False)
@@ -71,16 +68,11 @@ class ToleranceTiers(PlannerPolicy):
 
     def _cascade(self, cheap: Variant, better: Variant, asked: float) -> list[tuple[tuple[Step, ...], float]]:
         """Return the cascade that passes on the least that reaches ``asked``; nothing if none does."""
-
-        def steps(share: float) -> tuple[Step, ...]:
-            first = Step(cheap.pool, cheap.model, then=Then.IF_UNSURE, unsure_share=share)
-            return (first, Step(better.pool, better.model))
-
-        def excess(share: float) -> float:
-            return combined(self.planner.scenario, Route(steps(share))) - asked
-
-        reached = next((i for i, share in enumerate(SHARES) if excess(float(share)) >= 0), None)
-        if not reached:  # never, or by the cheap model alone
+        physics = self.planner.scenario.correctness
+        share = least_unsure(
+            cheap.accuracy_pct, better.accuracy_pct, asked, physics.error_correlation, physics.confidence_auroc
+        )
+        if not 0 < share < inf:  # by the cheap model alone, or never
             return []
-        share = float(brentq(excess, SHARES[reached - 1], SHARES[reached], xtol=1e-6)) + 1e-6
-        return [(steps(share), cheap.work_s + share * better.work_s)]
+        first = Step(cheap.pool, cheap.model, then=Then.IF_UNSURE, unsure_share=share)
+        return [((first, Step(better.pool, better.model)), cheap.work_s + share * better.work_s)]

@@ -10,10 +10,11 @@ from typing import ClassVar
 import numpy as np
 
 from selfserve.analytic import constants
-from selfserve.planner import ModelChoice, require
+from selfserve.errors import require
 from selfserve.policies.base import Choice, Range
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelChoice
 from selfserve.steering import LONGEST_HOLD, OWN_SHARE, WINDOWS, PlannerSettings, Steering, steer
 
 _TUNED = constants("tuned")
@@ -33,6 +34,8 @@ class Tuned:
         level: accuracy level of every class.
         batch_share: share of the SLOs that filling batches may use up, on pools where that pays (GPUs; 0: none).
         own_share: share of the SLOs that a batch of what waits anyway may take, on the others (0: none).
+        cascades: two models may answer a class one after the other, where that is less work (of no use with batches
+            that wait to fill).
         models: how the models of a class are chosen at level 0.
         pool: on-demand VM pool to use (default: the cheapest that serves the classes).
         interval_s: seconds between decisions (default: the scenario's).
@@ -71,6 +74,7 @@ class Tuned:
     level: float = 0.0
     batch_share: float = 1.0
     own_share: float = OWN_SHARE
+    cascades: bool = False
     models: ModelChoice = "cheapest"
     pool: str | None = None
     interval_s: float | None = None
@@ -95,7 +99,7 @@ class Tuned:
         self.interval_s = self._own_interval_s or scenario.interval_s
         self.state = Steering(
             scenario, history, self.interval_s, models=self.models, pool=self.pool, batch_share=self.batch_share,
-            own_share=self.own_share,
+            own_share=self.own_share, cascades=self.cascades,
         )  # fmt: skip
         own = {n: getattr(self, n) for n in PlannerSettings.__dataclass_fields__ if n != "levels"}
         self.settings = PlannerSettings(levels=(self.level,) * len(scenario.classes), **own)

@@ -197,21 +197,27 @@ def judge_modes(table: pd.DataFrame) -> dict[str, str]:
 
 CORRELATIONS, AUROCS = (0.2, 0.5, 0.8, 0.95), (0.7, 0.85, 0.95)
 """Around the scenarios' 0.8 and 0.85, which no paper states for these models (``selfserve/correctness.py``)."""
+CASCADES = "tuned, cascades"
 
 
 def correctness(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
-    """Return Tolerance Tiers and Cocktail under every error correlation and quality of confidence, in ``standard``."""
+    """Return systems of several models an answer under every error correlation and quality of confidence.
+
+    In ``standard``; a row of ``tuned`` with one model an answer, to which neither matters, comes first.
+    """
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, 1200 if quick else 2400)[0]
     correlations, aurocs = (CORRELATIONS[::3], AUROCS[::2]) if quick else (CORRELATIONS, AUROCS)
     swept = [{"error_correlation": c, "confidence_auroc": a} for c in correlations for a in aurocs]
+    systems = {"tolerance_tiers": {}, CASCADES: {"cascades": True}, "cocktail": {}}
+    plans = [("tuned", {}, {}), *((name, own, one) for name, own in systems.items() for one in swept)]
     cases = [
-        run.Case(policy, *window, "standard", "{}", run.as_json({f"correctness.{k}": v for k, v in one.items()}), seed,
-                 oracle=False)
-        for policy in ("tolerance_tiers", "cocktail") for one in swept
+        run.Case(name.split(",")[0], *window, "standard", run.as_json(own),
+                 run.as_json({f"correctness.{k}": v for k, v in one.items()}), seed, oracle=False)
+        for name, own, one in plans
     ]  # fmt: skip
     got = run.Runs(folder, progress=True)(cases, "error correlation x confidence")
     keys = ("cost_usd", "mean_accuracy_pct", "accuracy_violation_pct", "slo_violation_pct")
     return pd.DataFrame([
-        {"policy": c.policy, "error_correlation": r["error_correlation"], "confidence_auroc": r["confidence_auroc"]}
-        | {key: r[key] for key in keys} for c, r in zip(cases, got, strict=True)
+        {"policy": name, "error_correlation": r["error_correlation"], "confidence_auroc": r["confidence_auroc"]}
+        | {key: r[key] for key in keys} for (name, *_), r in zip(plans, got, strict=True)
     ])  # fmt: skip

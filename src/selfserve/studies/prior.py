@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 
 from selfserve.bound import bound, oracle_for
 from selfserve.evaluation.run import as_json, policy_for, scenario_of, trace_of
-from selfserve.planner import FunctionConfigurator, ModelSelector, ResourceSelector, peak_minute_rate
+from selfserve.planner import FunctionConfigurator, ResourceSelector, peak_minute_rate
 from selfserve.scenario import Scenario
+from selfserve.selector import ModelSelector
 from selfserve.simulator import Result, simulate
 from selfserve.traces import burstiness, split_ranges
 from selfserve.workload import Workload, make_workload

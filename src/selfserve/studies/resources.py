@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from selfserve import catalog
 from selfserve.catalog.carry import carry_profile, runtime_mb, single_ms, weights_mb
 from selfserve.errors import InputError
-from selfserve.planner import P99
 from selfserve.protocol import Decision, Observation, Route, Step
 from selfserve.scenario import Scenario, load_scenario
+from selfserve.selector import P99
 from selfserve.simulator import Result, simulate
 from selfserve.simulator.draws import lognormal_table
 from selfserve.studies.claims import judge, span

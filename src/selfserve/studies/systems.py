@@ -15,9 +15,9 @@ import pandas as pd
 from joblib import Parallel, cpu_count, delayed
 
 from selfserve.evaluation import run, summary, tuning
-from selfserve.planner import P99
 from selfserve.policies import policy_names
 from selfserve.scenario import Scenario, load_scenario
+from selfserve.selector import P99
 from selfserve.simulator import simulate
 from selfserve.situations import distribution, limits
 from selfserve.steering import Steering
@@ -37,7 +37,7 @@ PARTS: Mapping[str, Mapping[str, object]] = {
     "spot": {"spot_share": 0.0},
 }
 """Parameters of ``tuned`` without one of its parts."""
-WHOLE, NONE, DEAREST = "all parts", "none of these", "most accurate models"
+WHOLE, NONE, DEAREST, MORE = "all parts", "none of these", "most accurate models", "cascades, added"
 SCENARIOS = ("standard", "spot", "gpu", "wide")
 RATIOS, SIZES = (2, 4, 8), (1, 5, 100, 1000)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
@@ -171,8 +171,8 @@ def parts(scenario: str) -> dict[str, tuple[Mapping[str, object], Mapping[str, o
     """Return what leaves out one part of ``tuned`` at a time, and all together: parameters, overrides of a scenario.
 
     Without safety the fleet is that of the expected load: the constant counts from where a machine just pays, which
-    without functions is :data:`~selfserve.planner.P99`. Without overflow the scenario has no functions.
-    ``most accurate models`` is a choice that looks at no cost.
+    without functions is :data:`~selfserve.selector.P99`. Without overflow the scenario has no functions.
+    ``most accurate models`` is a choice that looks at no cost; cascades are a part that ``tuned`` does without.
     """
     resolved = load_scenario(scenario)
     pays = Steering(resolved, np.ones(60), resolved.interval_s).pays[0]
@@ -182,7 +182,8 @@ def parts(scenario: str) -> dict[str, tuple[Mapping[str, object], Mapping[str, o
     }
     found |= {"safety": ({"safety": -float(pays)}, {}), "overflow": ({}, none)}
     together = {k: v for parameters, _ in found.values() for k, v in parameters.items()} | {"safety": -P99}
-    return {WHOLE: ({}, {}), **found, NONE: (together, none), DEAREST: ({"models": "most_accurate"}, {})}
+    return {WHOLE: ({}, {}), **found, NONE: (together, none), DEAREST: ({"models": "most_accurate"}, {}),
+            MORE: ({"cascades": True}, {})}  # fmt: skip
 
 
 def decomposition(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
