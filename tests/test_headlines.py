@@ -110,7 +110,7 @@ def test_correctness_moves_what_a_cascade_gives(tmp_path):
 def test_markets_rank_the_systems_in_every_place(tmp_path, monkeypatch):
     monkeypatch.setattr(systems, "policy_names", lambda: ["batch", "reactive"])
     found = systems.markets(tmp_path, quick=True)
-    assert found["market"].notna().all() and set(found["market"]) == {"aws", "functions x8", "load 1"}
+    assert found["market"].notna().all() and set(found["market"]) == {"aws", "functions x8", "1 machine"}
     dear = found.set_index(["market", "policy"])["function_cost_usd"]
     now = systems.price_ratio(load_scenario("standard"))  # what it pays for is dearer by as much, or it batches more
     assert 0.75 * 8 / now < dear["functions x8", "batch"] / dear["aws", "batch"] <= 1.01 * 8 / now

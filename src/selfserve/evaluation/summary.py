@@ -117,6 +117,8 @@ def ranks(table: pd.DataFrame, by: Sequence[str] = ("scenario", "overrides", "tr
     """
     able = _able(table).assign(score=lambda t: score(t))
     wide = able.pivot_table("score", SYSTEM, list(by), aggfunc="mean", sort=False)
+    shown = able[list(by)].drop_duplicates()  # pandas has an order of its own
+    wide = wide[list(shown.itertuples(index=False, name=None)) if len(by) > 1 else shown[by[0]]]
     return wide.dropna().rank(method="min").astype(int)
 
 

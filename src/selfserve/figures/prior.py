@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import WIDTH_IN, colors, finish, marks, name_rows, policy_style
+from selfserve.figures.style import WIDTH_IN, finish, name_rows, policy_style, trace_marks, trace_style
 
 _FLOOR_PCT = 1e-3
 """Violations are drawn on a logarithmic axis from here; fewer are drawn at its foot."""
@@ -51,8 +51,8 @@ def _violations(values: pd.Series) -> pd.Series:
 def _dots(axes: Sequence[Axes], data: pd.DataFrame, cost: pd.Series, i: int, n: int, label: str) -> None:
     """Draw cost (left) and violations (right) of the i-th of n traces, a row of ``data`` a row, beside each other."""
     y = np.arange(len(data)) + (i - (n - 1) / 2) * 0.12
-    axes[0].plot(cost, y, **marks(i, label=label))
-    axes[1].plot(_violations(data["slo_violation_pct"]), y, **marks(i))
+    axes[0].plot(cost, y, **trace_marks(label, label=label))
+    axes[1].plot(_violations(data["slo_violation_pct"]), y, **trace_marks(label))
 
 
 def _line_between_rows(axes: Sequence[Axes], rows: int) -> None:
@@ -220,13 +220,13 @@ def _sweep(table: pd.DataFrame, x: str, label: str, rows: int, height: float) ->
 def strict_sweep(pairs: pd.DataFrame, shares: pd.DataFrame) -> Figure:
     """Draw what paragon saves on mixed, what that costs in violations, and who uses functions, by strict share."""
     fig, axes = plt.subplots(1, 3, figsize=(WIDTH_IN, 3.1))
-    for i, (trace, mine) in enumerate(pairs.groupby("trace", sort=False)):
+    for trace, mine in pairs.groupby("trace", sort=False):
         for rule, data in mine.groupby("rule", sort=False):
-            line = marks(i, linestyle="-" if rule == "free slot" else ":")
+            line = trace_marks(trace, linestyle="-" if rule == "free slot" else ":")
             for ax, column in zip(axes, ("saving_pct", "violation_gap_pp"), strict=False):
                 groups = data.groupby("strict_share")[column]
                 mean, low, high = groups.mean(), groups.min(), groups.max()
-                ax.fill_between(100 * mean.index, low, high, color=colors()[i], alpha=0.2, linewidth=0)
+                ax.fill_between(100 * mean.index, low, high, color=line["color"], alpha=0.2, linewidth=0)
                 ax.plot(100 * mean.index, mean, label=f"{trace}, {rule}", **line)
     for ax in axes[:2]:
         ax.axhline(0, color="0.4", linewidth=0.8)
@@ -282,11 +282,11 @@ def hours_scatter(table: pd.DataFrame) -> Figure:
     """Draw what mixed saves against the burstiness of each hour: on reactive and on exascale."""
     fig, axes = plt.subplots(1, 2, figsize=(WIDTH_IN, 3.2), sharex=True)
     for ax, against in zip(axes, ("reactive", "exascale"), strict=True):
-        for i, trace in enumerate(table["trace"].unique()):
+        for trace in table["trace"].unique():
             data = table[table["trace"] == trace]
-            for scheme, face in (("mixed", colors()[i]), ("mixed, free slot", "white")):
+            for scheme, face in (("mixed", trace_style(trace)["color"]), ("mixed, free slot", "white")):
                 mine, label = data[data["scheme"] == scheme], trace if scheme == "mixed" else None
-                look = marks(i, markersize=4, markerfacecolor=face, label=label)
+                look = trace_marks(trace, markersize=4, markerfacecolor=face, label=label)
                 ax.plot(mine["burstiness_pct"], mine[f"saving_on_{against}_pct"], **look)
         ax.axhline(0, color="0.3", linewidth=0.9)
         ax.axvline(50, color="0.4", linewidth=0.8, linestyle="--")
@@ -299,10 +299,10 @@ def hours_scatter(table: pd.DataFrame) -> Figure:
 def functions_only(table: pd.DataFrame, crossing: float) -> Figure:
     """Draw functions only over VMs for the peak against mean / peak minute: small for hours, large for whole parts."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.0))
-    for i, (trace, rows) in enumerate(table.groupby("trace", sort=False)):
-        for part, look in ((rows[~rows["whole"]], marks(i, markersize=4, label=trace)),
-                           (rows[rows["whole"]], marks(i, markersize=9, markeredgecolor="black"))):  # fmt: skip
-            ax.plot(part["mean_to_peak"], part["over_static"], **look)
+    for trace, rows in table.groupby("trace", sort=False):
+        look, whole = trace_marks(trace), rows["whole"]
+        ax.plot(rows["mean_to_peak"][~whole], rows["over_static"][~whole], markersize=4, label=trace, **look)
+        ax.plot(rows["mean_to_peak"][whole], rows["over_static"][whole], markersize=9, markeredgecolor="black", **look)
     x = np.linspace(0, 1, 50)
     ax.plot(x, x / crossing, color="0.5", linewidth=1, linestyle=":", zorder=0)
     ax.axhline(1, color="0.3", linewidth=0.9, linestyle="--")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import WIDTH_IN, colors, finish, log_axis, name_rows, series
+from selfserve.figures.style import WIDTH_IN, colors, finish, log_axis, name_rows, series, trace_marks
 
 _RATES = (1, 10, 100, 1000)
 _OPTIONS = {
@@ -215,8 +215,8 @@ def mean_and_peak(waves: pd.DataFrame, windows: pd.DataFrame, crossing: float) -
     """Cost of functions alone over that of VMs for the peak, against mean / peak."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 3.4))
     ax.plot(waves["mean_to_peak"], waves["cost_ratio"], color="0.25", label="on/off load, simulated")
-    for i, (name, rows) in enumerate(windows.groupby(windows["trace"].str.removesuffix("-twin"), sort=False)):
-        whole, style = rows["hours"] == 0, series(i) | {"linestyle": "none"}
+    for name, rows in windows.groupby(windows["trace"].str.removesuffix("-twin"), sort=False):
+        whole, style = rows["hours"] == 0, trace_marks(name)
         x, y = rows["mean_to_peak"], rows["cost_ratio"]
         ax.plot(x[~whole], y[~whole], markersize=3, alpha=0.35, **style)
         ax.plot(x[whole], y[whole], markersize=8, markeredgecolor="black", label=name, **style)

@@ -29,6 +29,7 @@ _POLICIES = (
     "target_tracking", "knative", "ray_serve", "tuned", "tuned_fixed", "analytic", "controller",
 )  # fmt: skip
 """Every policy has its place here, so that it looks the same in every figure."""
+_TRACES = ("WITS", "berkeley", "twitter", "twitter_hour", "azure_code", "wiki_like")
 
 
 def use_style() -> None:
@@ -117,6 +118,18 @@ def series(i: int) -> dict[str, Any]:
 def marks(i: int, **more: Any) -> dict[str, Any]:
     """Return the look of the i-th cloud of points of a figure."""
     return {"color": colors()[i], "marker": MARKERS[i], "linestyle": "none", **more}
+
+
+def trace_style(name: str) -> dict[str, Any]:
+    """Return ``color``, ``marker`` and ``linestyle`` of a trace; its twin looks the same."""
+    base = name.removesuffix("-twin")
+    i = _TRACES.index(base) if base in _TRACES else len(_TRACES)
+    return marks(i, linestyle=LINES[i])
+
+
+def trace_marks(name: str, **more: Any) -> dict[str, Any]:
+    """Return the look of a trace's cloud of points."""
+    return trace_style(name) | {"linestyle": "none"} | more
 
 
 def log_axis(axis: Axis, ticks: Sequence[float] | None = None, subs: Sequence[float] = (1, 2, 5)) -> None:

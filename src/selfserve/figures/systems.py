@@ -10,7 +10,18 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import LEAST_LATE_PCT, WIDTH_IN, finish, log_axis, marks, name_rows, panels, series
+from selfserve.figures.style import (
+    LEAST_LATE_PCT,
+    WIDTH_IN,
+    finish,
+    log_axis,
+    marks,
+    name_rows,
+    panels,
+    series,
+    trace_marks,
+    trace_style,
+)
 
 
 def capabilities(table: pd.DataFrame, dimensions: Sequence[str]) -> Figure:
@@ -69,8 +80,8 @@ def frontiers(table: pd.DataFrame) -> Figure:
     names = [name for name in dict.fromkeys(table["policy"]) if name != "tuned"]
     fig, axes = panels(names, 5, 1.25, "late requests (%)", "dollars per hour")
     for ax, name in zip(axes, names, strict=True):
-        for i, (trace, mine) in enumerate(table.groupby("trace", sort=False)):
-            for policy, look in (("tuned", {"color": "0.6", "lw": 1.5}), (name, {"label": trace} | series(i))):
+        for trace, mine in table.groupby("trace", sort=False):
+            for policy, look in (("tuned", {"color": "0.6", "lw": 1.5}), (name, {"label": trace} | trace_style(trace))):
                 one = mine[mine["policy"] == policy].sort_values("knob")
                 late = one["slo_violation_pct"].clip(lower=LEAST_LATE_PCT)
                 ax.plot(late, one["usd_per_hour"], **look | {"markersize": 3})
@@ -101,9 +112,9 @@ def parts(table: pd.DataFrame) -> Figure:
     names = list(table.loc[table["scenario"] == scenarios[-1], "part"].drop_duplicates())[1:]
     fig, axes = plt.subplots(1, len(scenarios), figsize=(WIDTH_IN, 2.9), sharey=True, sharex=True)
     for ax, scenario in zip(axes, scenarios, strict=True):
-        for i, (trace, mine) in enumerate(table[table["scenario"] == scenario].groupby("trace", sort=False)):
+        for trace, mine in table[table["scenario"] == scenario].groupby("trace", sort=False):
             change = mine.set_index("part")["cost_ratio"].reindex(names)
-            ax.plot(change, range(len(names)), label=trace, **marks(i, markersize=6))
+            ax.plot(change, range(len(names)), label=trace, **trace_marks(trace, markersize=6))
         ax.axvline(1, color="black", lw=0.8)
         log_axis(ax.xaxis, subs=(1, 1.5, 2, 3, 5))
         ax.set(xlabel="cost over that of all parts", title=scenario)

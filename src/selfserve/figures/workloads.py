@@ -9,20 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from selfserve.figures.style import LINES, MARKERS, WIDTH_IN, colors, finish, name_rows, series
+from selfserve.figures.style import LINES, WIDTH_IN, colors, finish, name_rows, series, trace_style
 
-_TRACES = ("WITS", "berkeley", "twitter", "twitter_hour", "azure_code", "wiki_like")
 _STATISTICS = {
     "mean": "mean", "median": "median", "peak": "peak", "peak_to_median": "peak / median",
     "burstiness": "(peak − mean) / peak", "dispersion_1s": "dispersion at 1 s", "dispersion_60s": "dispersion at 60 s",
 }  # fmt: skip
-
-
-def trace_style(name: str) -> dict[str, Any]:
-    """Return ``color``, ``marker`` and ``linestyle`` of a trace; its twin looks the same."""
-    base = name.removesuffix("-twin")
-    i = _TRACES.index(base) if base in _TRACES else len(_TRACES)
-    return {"color": colors()[i], "marker": MARKERS[i], "linestyle": LINES[i]}
 
 
 def traces_over_time(shapes: pd.DataFrame, splits: pd.DataFrame) -> Figure:

@@ -96,9 +96,9 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """
     now, length = price_ratio(load_scenario("standard")), 1200 if quick else 1800
     places = providers() | {f"functions x{r}": {"function.price_factor": r / now} for r in RATIOS}
-    places |= {f"load {n:,}": {"load_machines": float(n), **limits(n, "vm")} for n in SIZES}
+    places |= {f"{n:,} machine{'s' * (n > 1)}": {"load_machines": float(n), **limits(n, "vm")} for n in SIZES}
     if quick:
-        places = {name: places[name] for name in ("aws", "functions x8", "load 1")}
+        places = {name: places[name] for name in ("aws", "functions x8", "1 machine")}
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, length)
     names = {run.as_json(overrides): name for name, overrides in places.items()}
     policies = [p for p in policy_names() if not (quick and p in TRAINED)]
