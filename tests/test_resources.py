@@ -47,6 +47,12 @@ def test_doubling_the_vm_prices_moves_the_crossover(doubled):
     assert (after["late_pct"] <= study.ALLOWED_PCT).all()
 
 
+def test_machines_that_never_pay_have_no_crossover():
+    never = study.crossover(("mobilenet_v3_large",), 0, AWS, 20.0)
+    assert never["rate"].tolist() == [np.inf]
+    figures.constant_rates(study.constant_rates(("mobilenet_v3_large",), (1, 5), 0, AWS), never)
+
+
 def test_doubling_the_vm_prices_moves_every_computed_border(doubled, regime):
     after = study.regimes(doubled)
     assert (after["vm_from"] / regime["vm_from"]).to_numpy() == pytest.approx(2.0)

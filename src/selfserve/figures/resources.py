@@ -66,8 +66,8 @@ def constant_rates(table: pd.DataFrame, crossings: pd.DataFrame) -> Figure:
             ax.plot("rate", "usd_per_million", data=mine[mine["option"] == option], **look)
         top = 2.0 * mine.loc[mine["option"] == "function", "usd_per_million"].mean()
         rate = float(crossings.set_index("model").at[model, "rate"])
-        ax.axvline(rate, color="0.4", linewidth=1, linestyle=(0, (1, 1)))
-        ax.set(title=f"{model} (VM from {rate:.3g}/s)", ylim=(0, top))
+        ax.axvline(rate if np.isfinite(rate) else np.nan, color="0.4", linewidth=1, linestyle=(0, (1, 1)))
+        ax.set(title=f"{model} (VM {f'from {rate:.3g}/s' if np.isfinite(rate) else 'never'})", ylim=(0, top))
         log_axis(ax.xaxis, _RATES)
     for ax in axes.flat[len(models) :]:
         ax.set_visible(False)
@@ -94,7 +94,7 @@ def regimes(table: pd.DataFrame, simulated: pd.DataFrame) -> Figure:
     for x, option in ((0.75, "function"), (90, "VM"), (2400, "GPU")):
         axes[0].text(x, -0.65, option, color=colors()[_OPTIONS[option][1]], weight="bold", va="bottom", ha="center")
     axes[1].plot(table["busy_pct"], range(len(table)), "o", color=colors()[0])
-    axes[1].set(xlabel="how busy the VM is at\nthe crossover (%)", xlim=(0, 50))
+    axes[1].set(xlabel="how busy the VM is at\nthe crossover (%)", xlim=(0, max(50, 1.1 * table["busy_pct"].max())))
     axes[1].grid(axis="y", visible=False)
     return finish(fig)
 

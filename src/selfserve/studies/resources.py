@@ -267,14 +267,19 @@ def crossover(models: Sequence[str], seed: int, prices: str, price_factor: float
     """Return the rate from which a fleet that keeps the SLO costs no more than functions, simulated.
 
     ``n`` machines cost as much as functions at a rate of n x price / (price of an invocation); the crossover is the
-    first such rate that n machines carry with at most ``ALLOWED_PCT`` late. ``price_factor`` multiplies VM prices.
+    first such rate that n machines carry with at most ``ALLOWED_PCT`` late, ``inf`` where it is more than a
+    machine that is always busy can do. ``price_factor`` multiplies VM prices.
     """
     function, rows = catalog.load_prices(prices).loc[FUNCTION], []
     for model in models:
         vm, fn = offer(VM, model, prices), on_function(model, prices)
         usd = invocation_usd(fn.pools[0].service_s(0) * 1000, FUNCTION_MB, function, fn.service.spread)
+        each = price_factor * vm.pools[0].usd_per_hour / 3600 / usd  # requests/s of a machine that just pays
+        if each * vm.pools[0].service_s(0) >= vm.pools[0].slots:
+            rows.append((model, 0, np.inf, np.nan, np.nan, np.nan, 1e6 * usd))
+            continue
         for n in range(1, 100):
-            rate = n * price_factor * vm.pools[0].usd_per_hour / 3600 / usd
+            rate = n * each
             result = play(vm, steady(rate, seed), seed, machines=n)
             if late(result) <= ALLOWED_PCT:
                 break
