@@ -126,7 +126,7 @@ SPENT = {"busy": "machines at work", "idle": "machines that boot, wait or drain"
 
 
 def spending(table: pd.DataFrame) -> Figure:
-    """Draw what each system pays for on average: bars, the cheapest on top, beside what the load needs at least."""
+    """Draw what each system pays for on average, the cheapest on top; a far dearer one is cut and its sum written."""
     means = table.groupby("system")[[*SPENT, "load"]].mean()
     means = means.loc[means[list(SPENT)].sum(axis=1).sort_values().index]
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.22 * len(means)))
@@ -136,7 +136,10 @@ def spending(table: pd.DataFrame) -> Figure:
         left += means[key].to_numpy()
     ax.axvline(means["load"].mean(), color="black", lw=0.8, label="the load on busy machines, one by one")
     name_rows(ax, list(means.index))
-    ax.set(xlabel="dollars per hour", xlim=(0, 1.1 * np.sort(left)[-2] if len(left) > 1 else None))
+    end = min(left[-1], 1.1 * left[-2:][0])
+    if end < left[-1]:
+        ax.text(0.98 * end, len(left) - 1, f"{left[-1]:.1f}", ha="right", va="center", color="white", weight="bold")
+    ax.set(xlabel="dollars per hour", xlim=(0, end))
     return finish(fig, ax, ncols=2)
 
 

@@ -94,7 +94,7 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
 
     ``standard`` on twenty scored minutes of one trace each; ``market`` names the situation.
     """
-    now, length = price_ratio(load_scenario("standard")), 1200 if quick else 1800
+    now, length = price_ratio(load_scenario("standard")), 900 if quick else 1800
     places = providers() | {f"functions x{r}": {"function.price_factor": r / now} for r in RATIOS}
     places |= {f"{n:,} machine{'s' * (n > 1)}": {"load_machines": float(n), **limits(n, "vm")} for n in SIZES}
     if quick:
