@@ -134,7 +134,7 @@ def test_a_cascade_meets_the_demand_in_time_with_the_least_work(correlation, aur
     scenario = make_scenario(classes=[one])
     scenario = dataclasses.replace(scenario, correctness=CorrectnessPhysics(correlation, auroc))
     selector, service_s = ModelSelector(scenario), scenario.pools[0].service_s
-    found = selector.cascade(0, 0, 1, 1.0)
+    found = selector.cascade(0, 0, 1, 1.0, range(4))
 
     def accuracy(a: int, b: int, share: float) -> float:
         return combined(scenario, Route((Step(0, a, then=Then.IF_UNSURE, unsure_share=share), Step(0, b))))

@@ -523,6 +523,43 @@ def test_a_cascade_answers_where_it_is_less_work_and_leaves_time_for_its_second_
     assert steer(state, PlannerSettings()).machines[0] < steer(alone, PlannerSettings()).machines[0]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"pools.fn.models": ["convnext_tiny", "convnext_base"]},  # no function for what would answer first
+        {"pools.fn.models": ["mobilenet_v3_large"]},
+        {"correctness.error_correlation": 0.99, "classes.strict.min_accuracy_pct": 76.0},
+    ],
+)
+def test_no_cascade_where_a_stage_could_not_leave_in_time(overrides):
+    scenario = load_scenario("standard", {"load_machines": 3, **overrides})
+    workload = make_workload(load_trace("WITS-twin"), scenario, 3600, 1200, 0)
+    late = [
+        simulate(scenario, workload, make_policy("tuned", cascades=cascades)).summary["slo_violation_pct"]
+        for cascades in (False, True)
+    ]
+    assert late[1] <= late[0] + 0.05
+
+
+def test_cascades_are_for_models_that_spot_machines_have_too():
+    pools = [
+        make_pool("vm"),
+        make_pool("spot", "spot", usd=0.04, services=(None, 0.05, 0.2, None)),
+        make_pool("fn", "function"),
+    ]
+    scenario = make_scenario(pools=pools, classes=[dataclasses.replace(RELAXED, share=1.0)])
+    routes = steer(steering(scenario, cascades=True), PlannerSettings()).routes[0]
+    asked = {step.model for route in routes for step in route.steps if len(stages(route)) > 1}
+    assert asked <= {1, 2}
+
+
+def test_a_choice_of_models_that_is_not_after_the_least_work_has_no_cascades():
+    scenario = make_scenario(classes=[dataclasses.replace(RELAXED, share=1.0)])
+    for models, some in (("cheapest", True), ("most_accurate", False), ("naive", False)):
+        routes = steer(steering(scenario, cascades=True, models=models), PlannerSettings()).routes[0]
+        assert any(len(stages(route)) > 1 for route in routes) == some
+
+
 def test_cascades_keep_accuracy_and_slo_in_a_run():
     scenario, trace = load_scenario("standard", {"load_machines": 5}), load_trace("WITS-twin")
     workload = make_workload(trace, scenario, 3600, 1500, 0)

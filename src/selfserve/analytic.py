@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from selfserve.features import AT, STATICS, Flock, Orders, Seen
+from selfserve.features import AT, STATICS, Case, Flock, Orders, Seen
 from selfserve.scenario import Scenario
-from selfserve.steering import LONGEST_HOLD, WINDOWS
+from selfserve.selector import Cascade
+from selfserve.steering import LONGEST_HOLD, WINDOWS, way_of
 
 FOLDER = Path(__file__).parent / "controllers"
 """Tuned constants and trained controllers."""
@@ -79,6 +80,7 @@ class Pilot:
         self.values = np.broadcast_to(multipliers() if values is None else values, (flock.shape[0], len(NAMES)))
         most = max(p.max_batch for c in flock.cases for p in c.scenario.pools)
         self._believed = np.stack([_believed(c.scenario, flock.pools, most) for c in flock.cases])
+        self._before = np.stack([_before(c, self._believed.shape[-1]) for c in flock.cases])
         used = flock.share[:, :, 0] > 0
         room = WAITS * flock.slo_s[:, :, None] / np.maximum(flock.target_s, 1e-9)
         self._room = np.where(used & np.isfinite(flock.target_s), room, np.inf).min(axis=(1, 2))
@@ -99,7 +101,10 @@ class Pilot:
         if seen.time_s > 0:
             machines = ~flock.function
             keep = np.exp(-seen.interval_s / (10 * flock.boot_s))
-            expected = np.einsum("epmk,epm->ep", seen.served, self._in_batches(seen.batch_mean))
+            asked = seen.served
+            if self._before.any():  # what the second stage answered the first was asked before
+                asked = asked + np.einsum("epbk,ekab->epak", asked, self._before)
+            expected = np.einsum("epmk,epm->ep", asked, self._in_batches(seen.batch_mean))
             self._busy = keep * self._busy + (seen.busy_slot_s * machines).sum(axis=1)
             self._expected = keep * self._expected + (expected * machines).sum(axis=1)
             self._judge(seen)
@@ -175,6 +180,16 @@ class Pilot:
     def orders(self) -> Orders:
         """Return what the formulas decide."""
         return self.flock.decide(self.flock.base, self.flock.base_level)
+
+
+def _before(case: Case, models: int) -> np.ndarray:
+    """Return [K, M, M] 1 where a class's cascade asks the first model before the second."""
+    found = np.zeros((len(case.routes), models, models))
+    for k, routes in enumerate(case.routes):
+        for way in map(way_of, routes):
+            if isinstance(way, Cascade):
+                found[k, way.cheap, way.better] = 1
+    return found
 
 
 def _believed(scenario: Scenario, pools: int, most: int) -> np.ndarray:

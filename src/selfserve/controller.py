@@ -201,6 +201,7 @@ class Controller:
 
     Args:
         interval_s: seconds between decisions (default: the scenario's).
+        cascades: see :class:`~selfserve.steering.Steering`.
     """
 
     name: ClassVar[str] = "controller"

@@ -111,12 +111,10 @@ def least_unsure(cheap_pct: float, better_pct: float, asked_pct: float, correlat
     def excess(share: float) -> float:
         return combine(models, (share, 0.0), Then.IF_UNSURE, correlation, auroc).accuracy_pct - asked_pct
 
-    if cheap_pct >= asked_pct:
-        return 0.0
     grid = np.linspace(0.0, 1.0, 65).tolist()
     reached = next((i for i, share in enumerate(grid) if excess(share) >= 0), None)
-    if reached is None:
-        return np.inf
+    if not reached:
+        return np.inf if reached is None else 0.0
     return min(1.0, float(brentq(excess, grid[reached - 1], grid[reached], xtol=1e-6)) + 1e-6)
 
 

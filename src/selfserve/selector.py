@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations, permutations
 from math import inf
 from typing import Literal, NamedTuple
@@ -104,16 +104,17 @@ class ModelSelector:
         best = max((float(self._accuracy[m]) for m in fit), default=now)
         return self._cheapest_mix(fit, pool, min(now + level * (best - now), best)) if level > 0 and best > now else mix
 
-    def cascade(self, k: int, pool: int, batch: int, slo_share: float) -> Cascade | None:
-        """Return the cascade of least work that meets the demands of class ``k``; None if none does with less than one.
+    def cascade(self, k: int, pool: int, batch: int, slo_share: float, models: Collection[int]) -> Cascade | None:
+        """Return the cascade of ``models`` that meets the demands of class ``k`` with the least work, if less than one.
 
         Both stages, in full batches at p99, take at most ``slo_share`` of the SLO. Whichever stage answers, accuracy is
-        that of the cascade (rule 10.6), so that a mean is met by each answer.
+        that of the cascade (rule 10.6), so that a mean is met by each answer. A choice that is not after the least work
+        has none.
         """
         c, spec, physics = self.scenario.classes[k], self.scenario.pools[pool], self.scenario.correctness
         asked = max(c.min_accuracy_pct, c.mean_accuracy_pct or 0.0)
         found: list[tuple[float, Cascade]] = []
-        for a, b in permutations(spec.models, 2):
+        for a, b in permutations(models if self.choice in ("cheapest", "single") else (), 2):
             if self.latency_s(pool, a, batch) + self.latency_s(pool, b, batch) <= slo_share * c.slo_s:
                 share = least_unsure(
                     float(self._accuracy[a]), float(self._accuracy[b]), asked, physics.error_correlation,

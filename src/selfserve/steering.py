@@ -126,6 +126,17 @@ class Steering:
         batch = 1 if self.homes.batch_wait_s[pool] > 0 else self.batches[pool]
         return self.selector.latency_s(pool, model, batch) if batch > 1 else 0.0
 
+    def _cascade(self, k: int, pool: int) -> Cascade | None:
+        """Return a cascade whose stages can both leave for a function, if there are any, and run on spot machines."""
+        pools = {pool, self.homes.pool_of[k], *([] if self.spots is None else [self.spots.pool_of[k]])}
+        models = set.intersection(*(set(self.scenario.pools[p].models) for p in pools))
+        if self.functions.pools:
+            models = {m for m in models if self.functions.same(k, m)}
+        found = self.selector.cascade(k, pool, self.batches[pool], self._cascade_share, sorted(models))
+        targets = [self.functions.same(k, m) for m, _ in stages_of(found)] if found else []
+        in_time = sum(self.selector.latency_s(*t) for t in targets if t) <= self.scenario.classes[k].slo_s
+        return found if in_time else None
+
     def function_of(self, k: int, way: Way, model: int) -> tuple[int, int] | None:
         """Return (pool, model) of the function that takes over from ``model`` in a way of class ``k``."""
         return self.functions.same(k, model) if isinstance(way, Cascade) else self.functions.choose(k, model)
@@ -201,7 +212,7 @@ class Steering:
                 wanted = sum(share * accuracy[m] for m, share in alone) - 1e-9
                 enough = [m for m in fit if accuracy[m] >= wanted] or [alone[-1][0]]
                 mix = ((min(enough, key=lambda m: service_s(m, batch)), 1.0),)
-            elif self._cascade_share > 0 and (found := self.selector.cascade(k, pool, batch, self._cascade_share)):
+            elif self._cascade_share > 0 and (found := self._cascade(k, pool)):
                 best = max(fit, key=lambda m: accuracy[m], default=found.better)
                 mix = ((found, 1 - key[2]), (best, key[2])) if key[2] > 0 else ((found, 1.0),)
             work = sum(share * asked * service_s(m, batch) for way, share in mix for m, asked in stages_of(way))
@@ -286,10 +297,11 @@ def routes_of(
 
 
 def _all_ways(state: Steering, k: int, pool: int, level: float) -> list[tuple[Way, float]]:
-    shares = dict(state.mix(k, pool, level)[0])
-    models = {*shares, *state.selector.feasible(k, pool)}
-    known = sorted(models if len(models) <= 4 else shares, key=lambda way: (isinstance(way, Cascade), way))
-    return [(way, shares.get(way, 0.0)) for way in known]
+    shares, fit = dict(state.mix(k, pool, level)[0]), state.selector.feasible(k, pool)
+    known = {*shares, *fit} if len({*shares, *fit}) <= 4 else {*shares}
+    if cascades := [way for way, _ in state.mix(k, pool, 0.0)[0] if isinstance(way, Cascade)]:
+        known = {*cascades, *(way for way, _ in state.mix(k, pool, 1.0)[0])}  # what any level mixes
+    return [(way, shares.get(way, 0.0)) for way in sorted(known, key=lambda way: (isinstance(way, Cascade), way))]
 
 
 def way_of(route: Route) -> Way:
