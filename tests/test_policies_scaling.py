@@ -541,6 +541,13 @@ def test_no_cascade_where_a_stage_could_not_leave_in_time(overrides):
     assert late[1] <= late[0] + 0.05
 
 
+@pytest.mark.parametrize("cascades", [False, True])
+def test_a_class_that_nothing_fits_is_answered_as_well_as_can_be(cascades):
+    scenario = make_scenario(classes=[dataclasses.replace(RELAXED, share=1.0, slo_s=0.01)])
+    routes = steer(steering(scenario, cascades=cascades), PlannerSettings(late_binding=1.0)).routes[0]
+    assert {step.model for route in routes for step in route.steps} == {2}, "the fastest above the floor"
+
+
 def test_cascades_are_for_models_that_spot_machines_have_too():
     pools = [
         make_pool("vm"),

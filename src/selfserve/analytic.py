@@ -186,9 +186,8 @@ def _before(case: Case, models: int) -> np.ndarray:
     """Return [K, M, M] 1 where a class's cascade asks the first model before the second."""
     found = np.zeros((len(case.routes), models, models))
     for k, routes in enumerate(case.routes):
-        for way in map(way_of, routes):
-            if isinstance(way, Cascade):
-                found[k, way.cheap, way.better] = 1
+        for way in (w for w in map(way_of, routes) if isinstance(w, Cascade)):
+            found[k, way.cheap, way.better] = 1
     return found
 
 

@@ -318,7 +318,8 @@ def _steps(state: Steering, settings: PlannerSettings, k: int, way: Way, pools: 
     if isinstance(way, Cascade):
         rest_s = state.stage_s(k, pools[0], way.better)
     elif settings.late_binding > 0:
-        late, late_s = state.selector.feasible(k, pools[0])[0], settings.late_binding * latency_s(pools[0], model)
+        late = (state.selector.feasible(k, pools[0]) or (model,))[0]
+        late_s = settings.late_binding * latency_s(pools[0], model)
     slack_s = -inf
     if target is not None:
         slack_s = max(settings.leave_margin * latency_s(*target), state.batch_s(pools[0], model)) + rest_s
