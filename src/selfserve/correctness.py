@@ -19,7 +19,7 @@ from selfserve.protocol import Then
 
 if TYPE_CHECKING:
     from selfserve.protocol import Route, Step
-    from selfserve.scenario import Scenario
+    from selfserve.scenario import CorrectnessPhysics, Scenario
 
 UNIT = 65536
 """Units of the probability that a stage is unsure."""
@@ -100,16 +100,16 @@ def combine(
 
 
 @lru_cache(maxsize=4096)
-def least_unsure(cheap_pct: float, better_pct: float, asked_pct: float, correlation: float, auroc: float) -> float:
+def least_unsure(cheap_pct: float, better_pct: float, asked_pct: float, physics: CorrectnessPhysics) -> float:
     """Return the least share of requests that a model must pass on to a better one for both to reach ``asked_pct``.
 
     0 where the first reaches it alone, ``inf`` where both together do not. The accuracy need not rise steadily with the
     share: it is looked at on a grid of 1/64, then found between two points.
     """
-    models = (cheap_pct, better_pct)
+    models, how = (cheap_pct, better_pct), (Then.IF_UNSURE, physics.error_correlation, physics.confidence_auroc)
 
     def excess(share: float) -> float:
-        return combine(models, (share, 0.0), Then.IF_UNSURE, correlation, auroc).accuracy_pct - asked_pct
+        return combine(models, (share, 0.0), *how).accuracy_pct - asked_pct
 
     grid = np.linspace(0.0, 1.0, 65).tolist()
     reached = next((i for i, share in enumerate(grid) if excess(share) >= 0), None)

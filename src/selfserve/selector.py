@@ -8,7 +8,7 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from selfserve.correctness import least_unsure
-from selfserve.scenario import Scenario
+from selfserve.scenario import RequestClass, Scenario
 
 ModelChoice = Literal["cheapest", "single", "naive", "most_accurate"]
 Mix = tuple[tuple[int, float], ...]
@@ -39,6 +39,11 @@ MEAN_MARGIN_PCT = 0.1
 """Points by which a mix of models aims above a mean-accuracy target. Routes are drawn per request, so the mean of n
 answers from two models d points apart has a standard error of at most d / (2 sqrt(n)): 0.1 points are three of them
 at 10 points and 23,000 answers a window, a few requests a second over an hour."""
+
+
+def wanted_pct(c: RequestClass) -> float:
+    """Return the accuracy to ask of every answer where no accuracy window is looked at: the mean if there is one."""
+    return max(c.min_accuracy_pct, c.mean_accuracy_pct or 0.0)
 
 
 class ModelSelector:
@@ -111,15 +116,11 @@ class ModelSelector:
         that of the cascade (rule 10.6), so that a mean is met by each answer. A choice that is not after the least work
         has none.
         """
-        c, spec, physics = self.scenario.classes[k], self.scenario.pools[pool], self.scenario.correctness
-        asked = max(c.min_accuracy_pct, c.mean_accuracy_pct or 0.0)
+        c, spec, accuracy = self.scenario.classes[k], self.scenario.pools[pool], self._accuracy.tolist()
         found: list[tuple[float, Cascade]] = []
         for a, b in permutations(models if self.choice in ("cheapest", "single") else (), 2):
             if self.latency_s(pool, a, batch) + self.latency_s(pool, b, batch) <= slo_share * c.slo_s:
-                share = least_unsure(
-                    float(self._accuracy[a]), float(self._accuracy[b]), asked, physics.error_correlation,
-                    physics.confidence_auroc,
-                )  # fmt: skip
+                share = least_unsure(accuracy[a], accuracy[b], wanted_pct(c), self.scenario.correctness)
                 if 0 < share < 1:
                     found.append((spec.service_s(a, batch) + share * spec.service_s(b, batch), Cascade(a, b, share)))
         alone = sum(share * spec.service_s(m, batch) for m, share in self.mix(k, pool))

@@ -11,10 +11,10 @@ from selfserve.correctness import combined
 from selfserve.forecast import make_forecaster
 from selfserve.planner import Planner
 from selfserve.policies.base import Choice, PlannerPolicy, Range
-from selfserve.policies.variants import Variant, fleet, variants, vm_pools, wanted_pct
+from selfserve.policies.variants import Variant, fleet, variants, vm_pools
 from selfserve.protocol import Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
-from selfserve.selector import ModelChoice
+from selfserve.selector import ModelChoice, wanted_pct
 
 
 @dataclass(kw_only=True, eq=False)

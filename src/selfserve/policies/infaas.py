@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 
 from selfserve.policies.base import PlannerPolicy, Range
-from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools, wanted_pct
+from selfserve.policies.variants import Variant, batching_pays, variants, vm_pools
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
-from selfserve.selector import ModelChoice
+from selfserve.selector import ModelChoice, wanted_pct
 
 
 @dataclass(kw_only=True, eq=False)

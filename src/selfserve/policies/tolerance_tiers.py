@@ -10,10 +10,10 @@ import numpy as np
 
 from selfserve.correctness import least_unsure
 from selfserve.policies.base import PlannerPolicy, Range
-from selfserve.policies.variants import Variant, fleet, variants, wanted_pct
+from selfserve.policies.variants import Variant, fleet, variants
 from selfserve.protocol import Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
-from selfserve.selector import ModelChoice
+from selfserve.selector import ModelChoice, wanted_pct
 
 
 @dataclass(kw_only=True, eq=False)
@@ -68,10 +68,7 @@ class ToleranceTiers(PlannerPolicy):
 
     def _cascade(self, cheap: Variant, better: Variant, asked: float) -> list[tuple[tuple[Step, ...], float]]:
         """Return the cascade that passes on the least that reaches ``asked``; nothing if none does."""
-        physics = self.planner.scenario.correctness
-        share = least_unsure(
-            cheap.accuracy_pct, better.accuracy_pct, asked, physics.error_correlation, physics.confidence_auroc
-        )
+        share = least_unsure(cheap.accuracy_pct, better.accuracy_pct, asked, self.planner.scenario.correctness)
         if not 0 < share < inf:  # by the cheap model alone, or never
             return []
         first = Step(cheap.pool, cheap.model, then=Then.IF_UNSURE, unsure_share=share)

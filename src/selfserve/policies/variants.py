@@ -9,7 +9,6 @@ import numpy as np
 
 from selfserve.planner import Planner
 from selfserve.protocol import Observation
-from selfserve.scenario import RequestClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,6 @@ class Variant:
     work_s: float
     machines: float
     usd: float
-
-
-def wanted_pct(c: RequestClass) -> float:
-    """Return the accuracy that a system without accuracy windows asks of every answer: the mean where there is one."""
-    return max(c.min_accuracy_pct, c.mean_accuracy_pct or 0.0)
 
 
 def vm_pools(planner: Planner, pool: str | None, market: str = "on_demand") -> list[int]:
