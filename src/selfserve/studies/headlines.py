@@ -205,16 +205,15 @@ def correctness(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
 
     In ``standard``; a row of ``tuned`` with one model an answer, to which neither matters, comes first.
     """
-    window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, 1200 if quick else 2400)[0]
+    window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, 900 if quick else 2400)[0]
     correlations, aurocs = (CORRELATIONS[::3], AUROCS[::2]) if quick else (CORRELATIONS, AUROCS)
     swept = [{"error_correlation": c, "confidence_auroc": a} for c in correlations for a in aurocs]
-    systems: list[tuple[str, str, dict[str, object]]] = [(p, p, {}) for p in ("tolerance_tiers", "cocktail")]
-    systems.insert(1, (CASCADES, "tuned", {"cascades": True}))
-    plans = [("tuned", "tuned", {}, {}), *((*system, one) for system in systems for one in swept)]
+    systems = {"tolerance_tiers": "{}", CASCADES: run.as_json({"cascades": True}), "cocktail": "{}"}
+    plans = [("tuned", "{}", {}), *((name, own, one) for name, own in systems.items() for one in swept)]
     cases = [
-        run.Case(policy, *window, "standard", run.as_json(own),
+        run.Case({CASCADES: "tuned"}.get(name, name), *window, "standard", own,
                  run.as_json({f"correctness.{k}": v for k, v in one.items()}), seed, oracle=False)
-        for _, policy, own, one in plans
+        for name, own, one in plans
     ]  # fmt: skip
     got = run.Runs(folder, progress=True)(cases, "error correlation x confidence")
     keys = ("cost_usd", "mean_accuracy_pct", "accuracy_violation_pct", "slo_violation_pct")

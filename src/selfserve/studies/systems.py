@@ -43,6 +43,8 @@ RATIOS, SIZES = (2, 4, 8), (1, 5, 100, 1000)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
 TRAINED = ("mark", "forecast_milp")
 """Systems that train a network on the history before a window; the quick pass leaves them out."""
+FEW = ("static", "reactive", "mixed", "batch", "infaas", "tolerance_tiers", "tuned", "controller")
+"""One system of each kind, for what the quick pass plays many times."""
 
 
 def capabilities() -> pd.DataFrame:
@@ -101,7 +103,7 @@ def markets(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
         places = {name: places[name] for name in ("aws", "functions x8", "1 machine")}
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, length)
     names = {run.as_json(overrides): name for name, overrides in places.items()}
-    policies = [p for p in policy_names() if not (quick and p in TRAINED)]
+    policies = [p for p in policy_names() if p in FEW or not quick]
     cases, labels = run.grid(policies, window, [("standard", o) for o in names], (seed,))
     found = _run([replace(c, oracle=False) for c in cases], labels, "systems x markets", folder)
     order = list(places)
