@@ -415,7 +415,7 @@ def test_good_plans_come_near_their_bound_and_stay_above(spread):
     for seed in range(3):
         scenario = busy(spread, spread, function=FunctionPhysics(init_s=0.3))
         workload = window(rng, 600, 300.0)
-        plan = make_plans(workload, scenario, seed, 10.0)
+        plan = make_plans(workload, scenario, seed, 10.0, cascades=False)
         for reserve in (-0.2, -0.05, 0.0, 0.1):
             result = simulate(scenario, workload, Clairvoyant(plan(reserve, 0.05)), seed)
             ratios.append(result.summary["cost_usd"] / oracle_for(result, workload, scenario).certificate_usd)
@@ -452,7 +452,7 @@ def test_weights_move_no_further_than_needed():
 def test_the_clairvoyant_is_near_the_bound():
     scenario = load_scenario("standard", {"load_machines": 10})
     workload = make_workload(load_trace("twitter-twin"), scenario, 20_000, 3000)
-    policy = make_clairvoyant(workload, scenario, 3)
+    policy = make_clairvoyant(workload, scenario, 3, cascades=False)
     assert isinstance(policy.plan, Plan)
     result = simulate(scenario, workload, policy, 3)
     found = bound(workload, scenario, 3)
@@ -460,3 +460,8 @@ def test_the_clairvoyant_is_near_the_bound():
     assert result.summary["accuracy_violation_pct"] <= 0.1
     assert found.certificate_usd < result.summary["cost_usd"] < 1.2 * found.certificate_usd
     assert result.summary["cost_usd"] >= oracle_for(result, workload, scenario).certificate_usd
+    both = simulate(scenario, workload, make_clairvoyant(workload, scenario, 3), 3)
+    assert both.combos, "a cheap model answers most requests, a better one what that is unsure of"
+    assert max(both.summary["slo_violation_pct"], both.summary["accuracy_violation_pct"]) <= 0.1
+    least = oracle_for(both, workload, scenario).certificate_usd
+    assert least <= both.summary["cost_usd"] < 0.7 * result.summary["cost_usd"], "as with the planner's cascades"

@@ -424,7 +424,7 @@ def test_batch_uses_functions_alone_and_follows_the_load():
 
 
 def steering(scenario=ONE_CLASS, history=(200.0,) * 2000, **options):
-    state = Steering(scenario, np.asarray(history), 10.0, **options)
+    state = Steering(scenario, np.asarray(history), 10.0, **{"cascades": False, **options})
     state.observe(observe(scenario, 0.0, 10.0))
     return state
 

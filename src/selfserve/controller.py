@@ -206,7 +206,7 @@ class Controller:
 
     name: ClassVar[str] = "controller"
     interval_s: float | None = None
-    cascades: bool = False
+    cascades: bool = True
     replay: Replay | None = field(init=False, default=None, repr=False)
     layers: Layers = field(init=False, default=(), repr=False)
 

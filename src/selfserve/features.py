@@ -111,7 +111,7 @@ class Case:
 
     def __init__(
         self, scenario: Scenario, history: np.ndarray, interval_s: float, settings: PlannerSettings | None = None,
-        *, cascades: bool = False,
+        *, cascades: bool = True,
     ) -> None:  # fmt: skip
         self.scenario, self.interval_s, self.settings = scenario, interval_s, settings or PlannerSettings()
         self.history = history

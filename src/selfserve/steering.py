@@ -100,7 +100,7 @@ class Steering:
         pool: str | None = None,
         batch_share: float = 0.0,
         own_share: float = OWN_SHARE,
-        cascades: bool = False,
+        cascades: bool = True,
     ) -> None:
         self.scenario = scenario
         # both stages take what a batch may, so that the batches that were chosen for single models stay

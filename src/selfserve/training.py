@@ -84,7 +84,7 @@ class Outcome:
 
 def episodes(
     split: Split, indices: Sequence[int], length_s: int | None = LENGTH_S, most_machines: float | None = MOST_MACHINES,
-    window: int | None = None, exact: bool = False, twins: bool = False,
+    window: int | None = None, exact: bool = False, twins: bool = False, cascades: bool = True,
 ) -> list[Episode]:  # fmt: skip
     """Return a window of each situation, cut to ``length_s``, on at most ``most_machines``.
 
@@ -96,6 +96,7 @@ def episodes(
         window: the same one of all situations (default: they take turns).
         exact: give every situation ``most_machines``.
         twins: use the twins of the real traces.
+        cascades: see :class:`~selfserve.steering.Steering`.
     """
     found = []
     for i in indices:
@@ -105,7 +106,8 @@ def episodes(
         if length_s and whole.seconds > length_s:
             whole = replace(whole, seconds=length_s, counts=whole.counts[:length_s])
         name = f"{one.name}.{own % one.windows}"
-        found.append(Episode(name, one.scenario, whole, i, Case(one.scenario, whole.history, one.scenario.interval_s)))
+        case = Case(one.scenario, whole.history, one.scenario.interval_s, cascades=cascades)
+        found.append(Episode(name, one.scenario, whole, i, case))
     return found
 
 
@@ -262,7 +264,7 @@ def _storm(begin_s: float) -> Storm:
     return Storm(begin_s, *(float(np.sqrt(r["low"] * r["high"])) for r in rows))
 
 
-def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = False) -> Episode:
+def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True) -> Episode:
     """Return a load [seconds] as an episode, thinned to ``REPLAY_MACHINES``; its first quarter is the history.
 
     The share of the classes is the stated one. When spot storms come is not known: the load meets one storm, of the
@@ -275,7 +277,7 @@ def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = False) -
     return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s, cascades=cascades))
 
 
-def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, cascades: bool = False) -> np.ndarray:
+def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, cascades: bool = True) -> np.ndarray:
     """Return the objective [N] of each set of multipliers [N, C] on :func:`past_episode`; see ``controller.Replay``."""
     from selfserve.controller import Corrected
 

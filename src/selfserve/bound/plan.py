@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import permutations
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +20,11 @@ from selfserve.bound.counting import SlotCounts, coarsen, count_slots
 from selfserve.bound.options import Option, class_options, largest_batch, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.solver import Solution, solve
+from selfserve.correctness import least_unsure
 from selfserve.errors import InputError
-from selfserve.protocol import Policy, Step
+from selfserve.protocol import Policy, Step, Then
 from selfserve.scenario import RequestClass, Scenario
+from selfserve.selector import Cascade, stages_of, wanted_pct
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
@@ -33,8 +38,12 @@ MARGINS = (0.02, 0.05, 0.1, 0.2)
 TOLERATED_PCT = 0.1  #: violations that a plan may have
 TAIL = 3.5  #: standard deviations of a service time that are allowed for
 BOOT_TAIL = 1.5  #: standard deviations of a boot time by which machines are ordered early
-FILL_SHARE = 0.4  #: longest wait of a batch that is not full, as a share of the shortest SLO
+FILL_SHARES = (0.4, 0.1)
+"""Longest waits of a batch that is not full that are tried, as a share of the shortest SLO: long waits fill batches,
+short ones leave time for a second stage."""
 LATEST_SHARE = 0.85  #: share of its SLO that a request's fill wait and service may take together
+LEAVES_S = 0.005  #: from the end of a wait to a start on a function
+_least_unsure = cache(least_unsure)
 WARMUP_FLEET = 1.5  #: machines in the unscored warm-up over those at its end, so that no work is left from it
 
 
@@ -64,17 +73,26 @@ class Plan:
 class _Way:
     """How a plan serves, before machines are counted: batch sizes, waits and where a class goes at the last moment."""
 
-    def __init__(self, scenario: Scenario, batch: dict[int, int]) -> None:
+    def __init__(self, scenario: Scenario, batch: dict[int, int], fill_share: float, cascades: bool) -> None:
         self.scenario = scenario
         self.batch = tuple(min(batch.get(p, 1), largest_batch(x)) for p, x in enumerate(scenario.pools))
-        wait = FILL_SHARE * min(c.slo_s for c in scenario.classes)
+        wait = fill_share * min(c.slo_s for c in scenario.classes)
         self.wait_s = tuple(wait if b > 1 else 0.0 for b in self.batch)
+        self.can_cascade = cascades
+        self.cascades: list[Cascade] = []
+        """Options count them on from the last of the models."""
         self.options = [self._executable(c) for c in scenario.classes]
 
-    def service_s(self, o: Option) -> float:
+    def cascade_of(self, o: Option) -> Cascade | None:
+        """Return the cascade of an option; nothing where one model answers."""
+        n = len(self.scenario.models)
+        return self.cascades[o.model - n] if o.model >= n else None
+
+    def service_s(self, o: Option, way: Cascade | None = None) -> float:
         """Return the longest time from dispatch to answer that is allowed for."""
-        mean = self.scenario.pools[o.pool].service_s(o.model, self.batch[o.pool])
-        return mean * (1 + TAIL * self.scenario.service.spread)
+        models = [m for m, _ in stages_of(way or self.cascade_of(o) or o.model)]
+        mean = sum(self.scenario.pools[o.pool].service_s(m, self.batch[o.pool]) for m in models)
+        return mean * (1 + TAIL * self.scenario.service.spread) + (len(models) - 1) * self.wait_s[o.pool]
 
     def _executable(self, wanted: RequestClass) -> list[Option]:
         """Return the options of a class that can be used, with the work or dollars that they then take."""
@@ -87,7 +105,29 @@ class _Way:
             seconds = pool.service_s(o.model, b)
             usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0
             found.append(replace(o, usd=usd, work_s=0.0 if pool.is_function else seconds / b))
+        kinds = machine_kinds(self.scenario, everything)
+        if self.can_cascade:
+            found += filter(None, (self._cascade(wanted, kind.pool, v) for v, kind in enumerate(kinds)))
         return sorted(found, key=lambda o: o.kind < 0)  # machines first
+
+    def _cascade(self, wanted: RequestClass, p: int, kind: int) -> Option | None:
+        """Return the cascade that answers a class on a pool with the least work; both models have functions."""
+        pool, b, best = self.scenario.pools[p], self.batch[p], None
+        accuracy, asked = self.scenario.accuracy_pct.tolist(), wanted_pct(wanted)
+        n, functions = len(self.scenario.models), [x.models for x in self.scenario.pools if x.is_function]
+        models = [m for m in pool.models if not functions or any(m in own for own in functions)]
+        for cheap, better in permutations(models, 2):
+            share = _least_unsure(accuracy[cheap], accuracy[better], asked, self.scenario.correctness)
+            work_s = (pool.service_s(cheap, b) + share * pool.service_s(better, b)) / b if 0 < share < 1 else np.inf
+            if best is None or work_s < best[0].work_s:
+                way = Cascade(cheap, better, share)
+                option = Option(p, n + len(self.cascades), kind, work_s, 0.0, asked, b, 0.0)
+                if self.service_s(option, way) + self.wait_s[p] <= LATEST_SHARE * wanted.slo_s:
+                    best = option, way
+        if best is None or best[0].work_s == np.inf:
+            return None
+        self.cascades.append(best[1])
+        return best[0]
 
     def fallback(self, k: int) -> Option | None:
         """Return the cheapest function that meets the class's accuracy, or else its most accurate one."""
@@ -106,20 +146,49 @@ class _Way:
         function, slo_s = self.fallback(k), self.scenario.classes[k].slo_s
         if function is None:
             return -np.inf
-        needed = self.service_s(function) + self.wait_s[function.pool] + 0.005
+        needed = self.service_s(function) + self.wait_s[function.pool] + LEAVES_S
+        if cascade := self.cascade_of(mine):  # both stages leave for their own functions
+            needed = sum(self.service_s(self.function_of(m)) + LEAVES_S for m in cascade[:2])
         if needed + self.scenario.function.init_s < 0.6 * slo_s:
             needed += self.scenario.function.init_s
         return min(max(needed, self.service_s(mine)), 0.8 * slo_s)
 
     def rescue(self, k: int, mine: Option) -> Option:
-        """Return the quickest option of the same pool: it answers where ``mine`` would be too late."""
-        return min((o for o in self.options[k] if o.pool == mine.pool), key=lambda o: (o.work_s, o.model))
+        """Return the quickest model of the same pool: it answers where ``mine`` would be too late."""
+        n = len(self.scenario.models)
+        alone = [o for o in self.options[k] if o.pool == mine.pool and o.model < n and mine.model < n]
+        return min(alone, key=lambda o: (o.work_s, o.model), default=mine)
+
+    def function_of(self, model: int) -> Option:
+        """Return the cheapest function that runs a model."""
+        found = []
+        for p, pool in enumerate(self.scenario.pools):
+            if pool.is_function and model in pool.models:
+                usd = pool.service_s(model) * pool.usd_per_busy_hour / 3600 + pool.usd_per_request
+                found.append(Option(p, model, -1, 0.0, usd, 0.0, 1, 0.0))
+        return min(found, key=lambda o: o.usd)
+
+    def _in_stages(self, mine: Option, cascade: Cascade, slack_s: float) -> tuple[Step, ...]:
+        """Return the steps of a cascade: each stage queues at machines and leaves for its function in time."""
+        first, second = Step(mine.pool, cascade.cheap, leave_slack_s=slack_s), Step(mine.pool, cascade.better)
+        after: tuple[Step, ...] = (first,)
+        if slack_s > -np.inf:
+            quick, slow = map(self.function_of, cascade[:2])
+            rest_s = max(self.service_s(replace(mine, model=cascade.better)), self.service_s(slow) + LEAVES_S)
+            after, second = (first, Step(quick.pool, quick.model)), replace(second, leave_slack_s=rest_s)
+            second_steps: tuple[Step, ...] = (second, Step(slow.pool, slow.model))
+        else:
+            second_steps = (second,)
+        unsure = replace(after[-1], then=Then.IF_UNSURE, unsure_share=cascade.unsure_share)
+        return (*after[:-1], unsure, *second_steps)
 
     def lane(self, k: int, mine: Option) -> Lane:
         """Return a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""
         function, quick = self.fallback(k), self.rescue(k, mine)
         if mine.kind < 0:
             return Lane((Step(mine.pool, mine.model),), mine.accuracy)
+        if cascade := self.cascade_of(mine):
+            return Lane(self._in_stages(mine, cascade, self.leave_slack_s(k, mine)), mine.accuracy)
         if self.scenario.classes[k].mean_accuracy_pct is not None and quick.model != mine.model:
             slack, late_slack = self.leave_slack_s(k, quick), self.service_s(mine)
             first = Step(mine.pool, mine.model, leave_slack_s=slack, late_model=quick.model, late_slack_s=late_slack)
@@ -143,20 +212,23 @@ class _Way:
         return r, solve(r)
 
 
-def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float) -> _Way:
-    """Choose the batch size of each pool, one pool after the other, by the plan's dollars on long slots."""
+def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float, *how: Any) -> _Way:
+    """Choose the batch size of each pool, one pool after the other, by the plan's dollars on long slots.
+
+    ``how`` are the last parameters of :class:`_Way`.
+    """
     counts = coarsen(count_slots(workload, scenario, seed, slot_s), max(1, round(120 / slot_s)))
     batch: dict[int, int] = {}
     for p, pool in enumerate(scenario.pools):
         costs = {}
         for b in [b for b in BATCHES if b <= largest_batch(pool)]:
             try:
-                costs[b] = _Way(scenario, batch | {p: b}).solve(counts)[1].usd
+                costs[b] = _Way(scenario, batch | {p: b}, *how).solve(counts)[1].usd
             except InputError:  # a class is left without an option, or without enough machines
                 continue
         if costs:
             batch[p] = min(costs, key=lambda b: (costs[b], b))
-    return _Way(scenario, batch)
+    return _Way(scenario, batch, *how)
 
 
 def _targets(scenario: Scenario, r: Relaxation, x: Solution, slot_s: float, reserve: float) -> np.ndarray:
@@ -194,9 +266,16 @@ def _weights(r: Relaxation, x: Solution, k: int, options: list[Option]) -> np.nd
     return np.where(total > 0, served / np.maximum(total, 1e-12), mean / mean.sum())
 
 
-def make_plans(workload: Workload, scenario: Scenario, seed: int, slot_s: float) -> Callable[[float, float], Plan]:
+def make_plans(
+    workload: Workload,
+    scenario: Scenario,
+    seed: int,
+    slot_s: float,
+    fill_share: float = FILL_SHARES[0],
+    cascades: bool = True,
+) -> Callable[[float, float], Plan]:
     """Return the plan of a window as a function of reserve (share of machines over it) and accuracy margin."""
-    way = _best_way(scenario, workload, seed, slot_s)
+    way = _best_way(scenario, workload, seed, slot_s, fill_share, cascades)
     r, x = way.solve(count_slots(workload, way.planning_scenario(), seed, slot_s))
     lanes, weights = [], []
     for k, mine in enumerate(way.options):
@@ -214,16 +293,27 @@ def make_plans(workload: Workload, scenario: Scenario, seed: int, slot_s: float)
     return plan
 
 
-def best_plan(workload: Workload, scenario: Scenario, seed: int, execute: Callable[[Plan], Policy]) -> Plan:
-    """Return the cheapest plan with few violations among a few reserves, each simulated on this very window.
+def best_plan(
+    workload: Workload, scenario: Scenario, seed: int, execute: Callable[[Plan], Policy], cascades: bool = True
+) -> Plan:
+    """Return the cheapest plan with few violations among a few waits and reserves, each simulated on this very window.
 
-    ``execute`` makes a policy of a plan.
+    ``execute`` makes a policy of a plan, which may use ``cascades``.
 
     Raises:
         InputError: a class that nothing can serve in time.
     """
-    plan, margins = make_plans(workload, scenario, seed, SLOT_S), list(MARGINS)
-    best: tuple[bool, float, Plan] | None = None
+    plans = [make_plans(workload, scenario, seed, SLOT_S, share, cascades) for share in FILL_SHARES]
+    found = [_best_reserve(plan, workload, scenario, seed, execute) for plan in plans]
+    return min(found, key=lambda one: one[:2])[2]
+
+
+def _best_reserve(
+    plan: Callable[[float, float], Plan], workload: Workload, scenario: Scenario, seed: int,
+    execute: Callable[[Plan], Policy],
+) -> tuple[bool, float, Plan]:  # fmt: skip
+    """Return the best of the plans with some reserve: whether it violates too much, by how much or at what cost."""
+    margins, best = list(MARGINS), None
     for reserve in RESERVES:
         if best is not None and np.array_equal(plan(reserve, margins[0]).machines, best[2].machines):
             continue  # whole machines: the same fleet
@@ -241,4 +331,4 @@ def best_plan(workload: Workload, scenario: Scenario, seed: int, execute: Callab
         elif not best[0]:
             break  # more reserve costs more
     assert best is not None
-    return best[2]
+    return best

@@ -185,7 +185,7 @@ def correctness(table: pd.DataFrame) -> Figure:
             for ax, key in zip(column, ("cost_usd", "mean_accuracy_pct"), strict=True):
                 ax.plot(mine["error_correlation"], mine[key], label=f"AUROC {auroc:g}", **series(i))
         for ax, key in zip(column, ("cost_usd", "mean_accuracy_pct"), strict=True):
-            ax.axhline(alone[key], color="0.5", lw=1.5, label=f"{alone['policy']}, one model an answer")
+            ax.axhline(alone[key], color="0.5", lw=1.5, label=alone["policy"])
         column[0].set_title(policy)
         column[1].set_xlabel("error correlation")
     axes[0, 0].set(ylabel="dollars", ylim=(0, None))

@@ -107,10 +107,10 @@ class Clairvoyant:
         return weights
 
 
-def make_clairvoyant(workload: Workload, scenario: Scenario, seed: int = 0) -> Clairvoyant:
-    """Return the clairvoyant policy of a window: its plan with the best of a few reserves.
+def make_clairvoyant(workload: Workload, scenario: Scenario, seed: int = 0, *, cascades: bool = True) -> Clairvoyant:
+    """Return the clairvoyant policy of a window: its plan with the best of a few reserves, with ``cascades`` or not.
 
     Raises:
         InputError: a class that nothing can serve in time.
     """
-    return Clairvoyant(best_plan(workload, scenario, seed, Clairvoyant))
+    return Clairvoyant(best_plan(workload, scenario, seed, Clairvoyant, cascades))

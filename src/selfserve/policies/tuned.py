@@ -74,7 +74,7 @@ class Tuned:
     level: float = 0.0
     batch_share: float = 1.0
     own_share: float = OWN_SHARE
-    cascades: bool = False
+    cascades: bool = True
     models: ModelChoice = "cheapest"
     pool: str | None = None
     interval_s: float | None = None

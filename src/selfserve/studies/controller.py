@@ -24,6 +24,7 @@ from selfserve.training import Helm
 
 FIRST = 24
 """Evaluation situations below this were looked at while the controller was built."""
+ONE_MODEL = "no cascades"
 TOGETHER = 13
 """Windows that are played side by side."""
 
@@ -95,7 +96,7 @@ def helm(method: str) -> Callable[[Flock], Helm]:
         "tuned": _constants("tuned", shift), "tuned_fixed": _constants("tuned_fixed", shift), "expert": _expert,
         "analytic": _pilot(shift), "controller": _tuning(shift=shift), "believed service times": _Believing,
         "most accurate models": _MostAccurate, "no late binding": _pilot(late_binding=0.0),
-        "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3),
+        "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3), ONE_MODEL: _pilot(),
     }  # fmt: skip
     if method in known:
         return known[method]
@@ -108,7 +109,7 @@ def _rows(
     split: Split, method: str, indices: Sequence[int], window: int, machines: float | None, exact: bool, twins: bool
 ) -> pd.DataFrame:
     """Play one window of some situations under a method; windows of unlike length one after the other."""
-    played = training.episodes(split, indices, None, machines, window, exact, twins)
+    played = training.episodes(split, indices, None, machines, window, exact, twins, method != ONE_MODEL)
     parts = []
     for seconds in sorted({e.workload.seconds for e in played}):
         at = [j for j, e in enumerate(played) if e.workload.seconds == seconds]

@@ -12,7 +12,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from selfserve.analytic import Pilot
-from selfserve.bound import bound
+from selfserve.bound import bound, oracle_for
 from selfserve.errors import InputError
 from selfserve.evaluation.run import policy_for
 from selfserve.features import AT, Case, Flock
@@ -38,7 +38,7 @@ def systems() -> list[str]:
 
 
 def _single(policy: str, scenario: Scenario, workload: Workload, seed: int, name: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"place": name, "policy": policy, "cost_usd": np.nan, "reason": ""}
+    row: dict[str, Any] = {"place": name, "policy": policy, "cost_usd": np.nan, "reason": "", "bound_usd": np.nan}
     try:
         if policy == "bound":
             return row | {"cost_usd": bound(workload, scenario, seed).certificate_usd, "violation_pct": 0.0}
@@ -46,8 +46,9 @@ def _single(policy: str, scenario: Scenario, workload: Workload, seed: int, name
     except InputError as error:
         return row | {"reason": str(error)}
     s = run.summary
+    own = oracle_for(run, workload, scenario).certificate_usd if run.combos else np.nan
     return row | {
-        "cost_usd": s["cost_usd"], "violation_pct": s["slo_violation_pct"], "missed_pct": s["accuracy_violation_pct"],
+        "bound_usd": own, "cost_usd": s["cost_usd"], "violation_pct": s["slo_violation_pct"], "missed_pct": s["accuracy_violation_pct"],
     }  # fmt: skip
 
 
@@ -91,7 +92,8 @@ def others(
     played = Parallel(n_jobs=cpu_count(), return_as="generator")(tasks)
     table = pd.DataFrame(list(tqdm(played, total=len(tasks), desc="runs", unit="run")))
     base = table[table["policy"] == "bound"].set_index("place")["cost_usd"]
-    return table.assign(to_bound=table["cost_usd"] / table["place"].map(base))
+    # a run with cascades is held against the bound that may use the same ones
+    return table.assign(to_bound=table["cost_usd"] / table["bound_usd"].fillna(table["place"].map(base)))
 
 
 def standing(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +131,8 @@ def single_goals(table: pd.DataFrame) -> pd.DataFrame:
     cheapest = _change(standard["controller"], able.min(axis=1))
     note("cost against the cheapest prior system with no more late requests, in standard, %", -8, -12, cheapest,
          cheapest <= -8)  # fmt: skip
-    ratio = float(np.exp(np.log(standard["controller"] / standard["bound"]).mean()))
+    mine = table[(table["market"] == "standard") & (table["policy"] == "controller")]
+    ratio = float(np.exp(np.log(mine["to_bound"]).mean()))
     note("cost over the bound in standard", 1.11, 1.09, ratio, ratio <= 1.11)
     return pd.DataFrame(rows)
 

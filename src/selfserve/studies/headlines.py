@@ -197,21 +197,21 @@ def judge_modes(table: pd.DataFrame) -> dict[str, str]:
 
 CORRELATIONS, AUROCS = (0.2, 0.5, 0.8, 0.95), (0.7, 0.85, 0.95)
 """Around the scenarios' 0.8 and 0.85, which no paper states for these models (``selfserve/correctness.py``)."""
-CASCADES = "tuned, cascades"
+ALONE = "tuned without cascades"
 
 
 def correctness(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
     """Return systems of several models an answer under every error correlation and quality of confidence.
 
-    In ``standard``; a row of ``tuned`` with one model an answer, to which neither matters, comes first.
+    In ``standard``; a row of :data:`ALONE`, with one model an answer, to which neither matters, comes first.
     """
     window = run.spread_windows("WITS-twin" if quick else "WITS", "evaluate", 1, 900 if quick else 2400)[0]
     correlations, aurocs = (CORRELATIONS[::3], AUROCS[::2]) if quick else (CORRELATIONS, AUROCS)
     swept = [{"error_correlation": c, "confidence_auroc": a} for c in correlations for a in aurocs]
-    systems = {"tolerance_tiers": "{}", CASCADES: run.as_json({"cascades": True}), "cocktail": "{}"}
-    plans = [("tuned", "{}", {}), *((name, own, one) for name, own in systems.items() for one in swept)]
+    alone, systems = run.as_json({"cascades": False}), ("tolerance_tiers", "tuned", "cocktail")
+    plans = [(ALONE, alone, {}), *((name, "{}", one) for name in systems for one in swept)]
     cases = [
-        run.Case({CASCADES: "tuned"}.get(name, name), *window, "standard", own,
+        run.Case({ALONE: "tuned"}.get(name, name), *window, "standard", own,
                  run.as_json({f"correctness.{k}": v for k, v in one.items()}), seed, oracle=False)
         for name, own, one in plans
     ]  # fmt: skip

@@ -34,10 +34,11 @@ PARTS: Mapping[str, Mapping[str, object]] = {
     "overflow": {},  # no functions in the scenario
     "batches": {"own_share": 0.0, "batch_share": 0.0},
     "mixes of models": {"models": "single"},
+    "cascades": {"cascades": False},
     "spot": {"spot_share": 0.0},
 }
 """Parameters of ``tuned`` without one of its parts."""
-WHOLE, NONE, DEAREST, MORE = "all parts", "none of these", "most accurate models", "cascades, added"
+WHOLE, NONE, DEAREST = "all parts", "none of these", "most accurate models"
 SCENARIOS = ("standard", "spot", "gpu", "wide")
 RATIOS, SIZES = (2, 4, 8), (1, 5, 100, 1000)
 """Function over machine price, and mean loads in machines, at which the systems are ranked."""
@@ -174,7 +175,7 @@ def parts(scenario: str) -> dict[str, tuple[Mapping[str, object], Mapping[str, o
 
     Without safety the fleet is that of the expected load: the constant counts from where a machine just pays, which
     without functions is :data:`~selfserve.selector.P99`. Without overflow the scenario has no functions.
-    ``most accurate models`` is a choice that looks at no cost; cascades are a part that ``tuned`` does without.
+    ``most accurate models`` is a choice that looks at no cost.
     """
     resolved = load_scenario(scenario)
     pays = Steering(resolved, np.ones(60), resolved.interval_s).pays[0]
@@ -184,8 +185,7 @@ def parts(scenario: str) -> dict[str, tuple[Mapping[str, object], Mapping[str, o
     }
     found |= {"safety": ({"safety": -float(pays)}, {}), "overflow": ({}, none)}
     together = {k: v for parameters, _ in found.values() for k, v in parameters.items()} | {"safety": -P99}
-    return {WHOLE: ({}, {}), **found, NONE: (together, none), DEAREST: ({"models": "most_accurate"}, {}),
-            MORE: ({"cascades": True}, {})}  # fmt: skip
+    return {WHOLE: ({}, {}), **found, NONE: (together, none), DEAREST: ({"models": "most_accurate"}, {})}
 
 
 def decomposition(folder: Path, quick: bool, seed: int = 0) -> pd.DataFrame:
