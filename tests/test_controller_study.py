@@ -69,7 +69,8 @@ def test_single_runs_are_matched_at_their_violations():
     rows = {"bound": (1.0, 0), "clairvoyant": (1.05, 0), "tuned": (1.25, 0), "controller": (1.1, 0.02),
             "mixed": (2.0, 0), "cheap_but_late": (1.0, 5.0), "prior": (1.375, 0.1)}  # fmt: skip
     single = pd.DataFrame([
-        {"place": f"{market} {i}", "market": market, "policy": p, "cost_usd": c * (i + 1), "violation_pct": v}
+        {"place": f"{market} {i}", "market": market, "policy": p, "cost_usd": c * (i + 1), "violation_pct": v,
+         "to_bound": c}
         for market in ("standard", "on-demand") for i in range(2) for p, (c, v) in rows.items()
     ])  # fmt: skip
     found = runs.single_goals(single).set_index("figure")["found"]
