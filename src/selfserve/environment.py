@@ -158,6 +158,12 @@ def _case(scenario: Scenario, workload: Workload, interval_s: float, settings: P
     return _prepared(_ByDigest(scenario, workload), interval_s, settings)
 
 
+def _unit_work_s(case: Case) -> np.ndarray:
+    """Return machine-seconds of a request, [K], with cascades whatever the case's own choice, so that costs compare."""
+    same = case if case.state.cascades else Case(case.scenario, case.history, case.interval_s)
+    return same.work[0, :, 0]
+
+
 class Course:
     """The episodes of E worlds under way: planner, action in force, money.
 
@@ -176,7 +182,7 @@ class Course:
         self.action = np.zeros((len(episodes), task.actions))
         mean = np.array([e.workload.counts.mean() for e in episodes]) * task.interval_s
         shares = np.array([[c.share for c in e.scenario.classes] for e in episodes])
-        self._usd = flock.work[:, 0, :, 0] * flock.price
+        self._usd = np.stack([_unit_work_s(c) for c in flock.cases]) * flock.price
         self.mean = np.maximum(mean, 1e-9)
         self.ideal_usd = self.mean * (shares * self._usd).sum(axis=1)
         """[E] an interval's mean work at the price of a busy VM."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import permutations
 from math import ceil
 from typing import Any
@@ -78,10 +78,9 @@ class _Way:
         self.batch = tuple(min(batch.get(p, 1), largest_batch(x)) for p, x in enumerate(scenario.pools))
         wait = fill_share * min(c.slo_s for c in scenario.classes)
         self.wait_s = tuple(wait if b > 1 else 0.0 for b in self.batch)
-        self.can_cascade = cascades
         self.cascades: list[Cascade] = []
         """Options count them on from the last of the models."""
-        self.options = [self._executable(c) for c in scenario.classes]
+        self.options = [self._executable(c, cascades) for c in scenario.classes]
 
     def cascade_of(self, o: Option) -> Cascade | None:
         """Return the cascade of an option; nothing where one model answers."""
@@ -94,7 +93,7 @@ class _Way:
         mean = sum(self.scenario.pools[o.pool].service_s(m, self.batch[o.pool]) for m in models)
         return mean * (1 + TAIL * self.scenario.service.spread) + (len(models) - 1) * self.wait_s[o.pool]
 
-    def _executable(self, wanted: RequestClass) -> list[Option]:
+    def _executable(self, wanted: RequestClass, cascades: bool) -> list[Option]:
         """Return the options of a class that can be used, with the work or dollars that they then take."""
         pools, found = self.scenario.pools, []
         everything = range(len(pools))
@@ -106,7 +105,7 @@ class _Way:
             usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0
             found.append(replace(o, usd=usd, work_s=0.0 if pool.is_function else seconds / b))
         kinds = machine_kinds(self.scenario, everything)
-        if self.can_cascade:
+        if cascades:
             found += filter(None, (self._cascade(wanted, kind.pool, v) for v, kind in enumerate(kinds)))
         return sorted(found, key=lambda o: o.kind < 0)  # machines first
 
@@ -171,16 +170,13 @@ class _Way:
     def _in_stages(self, mine: Option, cascade: Cascade, slack_s: float) -> tuple[Step, ...]:
         """Return the steps of a cascade: each stage queues at machines and leaves for its function in time."""
         first, second = Step(mine.pool, cascade.cheap, leave_slack_s=slack_s), Step(mine.pool, cascade.better)
-        after: tuple[Step, ...] = (first,)
-        if slack_s > -np.inf:
-            quick, slow = map(self.function_of, cascade[:2])
-            rest_s = max(self.service_s(replace(mine, model=cascade.better)), self.service_s(slow) + LEAVES_S)
-            after, second = (first, Step(quick.pool, quick.model)), replace(second, leave_slack_s=rest_s)
-            second_steps: tuple[Step, ...] = (second, Step(slow.pool, slow.model))
-        else:
-            second_steps = (second,)
-        unsure = replace(after[-1], then=Then.IF_UNSURE, unsure_share=cascade.unsure_share)
-        return (*after[:-1], unsure, *second_steps)
+        unsure = partial(replace, then=Then.IF_UNSURE, unsure_share=cascade.unsure_share)
+        if slack_s == -np.inf:
+            return unsure(first), second
+        quick, slow = map(self.function_of, cascade[:2])
+        rest_s = max(self.service_s(replace(mine, model=cascade.better)), self.service_s(slow) + LEAVES_S)
+        last = Step(slow.pool, slow.model)
+        return first, unsure(Step(quick.pool, quick.model)), replace(second, leave_slack_s=rest_s), last
 
     def lane(self, k: int, mine: Option) -> Lane:
         """Return a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""

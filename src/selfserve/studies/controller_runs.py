@@ -90,9 +90,9 @@ def others(
     tasks += [delayed(_in_standard)(p, t, length_s, part) for t in traces for part in range(PARTS) for p in policies]
     played = Parallel(n_jobs=cpu_count(), return_as="generator")(tasks)
     table = pd.DataFrame(list(tqdm(played, total=len(tasks), desc="runs", unit="run")))
-    base = table[table["policy"] == "bound"].set_index("place")["cost_usd"]
-    # a run with cascades is held against the bound that may use the same ones
-    return table.assign(to_bound=table["cost_usd"] / table["bound_usd"].fillna(table["place"].map(base)))
+    # one measure for all: the least of the bounds, which is that of a run with cascades where there is one
+    table["bound_usd"] = table["bound_usd"].fillna(table["cost_usd"].where(table["policy"] == "bound"))
+    return table.assign(to_bound=table["cost_usd"] / table.groupby("place")["bound_usd"].transform("min"))
 
 
 def standing(table: pd.DataFrame) -> pd.DataFrame:
