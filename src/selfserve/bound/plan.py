@@ -299,7 +299,8 @@ def best_plan(
     Raises:
         InputError: a class that nothing can serve in time.
     """
-    plans = [make_plans(workload, scenario, seed, SLOT_S, share, cascades) for share in FILL_SHARES]
+    hows = [(FILL_SHARES[0], False), *((share, True) for share in FILL_SHARES if cascades)]
+    plans = [make_plans(workload, scenario, seed, SLOT_S, *how) for how in hows]
     found = [_best_reserve(plan, workload, scenario, seed, execute) for plan in plans]
     return min(found, key=lambda one: one[:2])[2]
 
