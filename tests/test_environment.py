@@ -229,9 +229,10 @@ def test_wrong_arguments_are_told_in_a_line():
 
 
 def test_what_an_action_does_is_told_against_the_planner_alone():
-    effects = study.sensitivity(SHORT, 1, 0).set_index(["action", "value"])
+    larger = SHORT | {"overrides": {"load_machines": 12, "warmup_s": 200.0}}  # cascades need fewer machines
+    effects = study.sensitivity(larger, 1, 0).set_index(["action", "value"])
     assert effects["cost_ratio"]["none", 0.0] == 1.0
-    assert effects["cost_ratio"]["headroom", 1.0] > 1.03 > effects["cost_ratio"]["headroom", -1.0]
+    assert effects["cost_ratio"]["headroom", 1.0] > 1.05 > effects["cost_ratio"]["headroom", -1.0]
     assert list(study.actions_table()["action"]) == list(ACTIONS)
     same = study.agreement(SHORT, 2, 5, 0)
     assert same["observations"].max() == 0 and same["rewards"].max() < 1e-9

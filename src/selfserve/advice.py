@@ -17,9 +17,9 @@ from selfserve.simulator import Result, simulate
 from selfserve.workload import Workload, load_trace, make_workload
 
 CANDIDATES = ("tuned", "paragon", "mixed", "spock", "proteus")
+"""Policies that are tried: those that decide quickly, one a family."""
 ONE_MODEL = {"tuned": {"cascades": False}}
 """One model an answer: what a cascade saves hangs on how well a model knows its errors, which nobody measured here."""
-"""Policies that are tried: those that decide quickly, one a family."""
 DEFAULTS = ("target_tracking", "util_aware")
 """The cloud's default autoscaler; the second where the first is not in the registry."""
 TARGET_PCT = 0.1

@@ -116,16 +116,23 @@ class ModelSelector:
         that of the cascade (rule 10.6), so that a mean is met by each answer. A choice that is not after the least work
         has none.
         """
-        c, spec, accuracy = self.scenario.classes[k], self.scenario.pools[pool], self._accuracy.tolist()
-        found: list[tuple[float, Cascade]] = []
-        for a, b in permutations(models if self.choice in ("cheapest", "single") else (), 2):
-            if self.latency_s(pool, a, batch) + self.latency_s(pool, b, batch) <= slo_share * c.slo_s:
-                share = least_unsure(accuracy[a], accuracy[b], wanted_pct(c), self.scenario.correctness)
-                if 0 < share < 1:
-                    found.append((spec.service_s(a, batch) + share * spec.service_s(b, batch), Cascade(a, b, share)))
+        if self.choice not in ("cheapest", "single"):
+            return None
+        room_s, spec = slo_share * self.scenario.classes[k].slo_s, self.scenario.pools[pool]
         alone = sum(share * spec.service_s(m, batch) for m, share in self.mix(k, pool))
-        best = min(found, default=(inf, None))
-        return best[1] if best[0] < alone else None
+        for work_s, way in self.cascades(k, pool, batch, models):
+            if sum(self.latency_s(pool, m, batch) for m, _ in stages_of(way)) <= room_s:
+                return way if work_s < alone else None
+        return None
+
+    def cascades(self, k: int, pool: int, batch: int, models: Collection[int]) -> list[tuple[float, Cascade]]:
+        """Return the cascades of ``models`` as accurate as class ``k`` asks, least seconds of full batches first."""
+        c, spec, accuracy = self.scenario.classes[k], self.scenario.pools[pool], self._accuracy.tolist()
+        pairs = permutations(models, 2)
+        ways = [Cascade(a, b, least_unsure(accuracy[a], accuracy[b], wanted_pct(c), self.scenario.correctness))
+                for a, b in pairs]  # fmt: skip
+        return sorted((sum(share * spec.service_s(m, batch) for m, share in stages_of(way)), way)
+                      for way in ways if 0 < way.unsure_share < 1)  # fmt: skip
 
     def batch(self, pool: int, slo_share: float = 1.0) -> tuple[int, float]:
         """Return the largest batch that makes nobody late on ``pool``, and the seconds that it may wait to fill.

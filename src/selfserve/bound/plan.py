@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import permutations
+from functools import partial
 from math import ceil
-from typing import Any
 
 import numpy as np
 
@@ -20,11 +18,11 @@ from selfserve.bound.counting import SlotCounts, coarsen, count_slots
 from selfserve.bound.options import Option, class_options, largest_batch, machine_kinds
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.solver import Solution, solve
-from selfserve.correctness import least_unsure
 from selfserve.errors import InputError
+from selfserve.planner import FunctionConfigurator
 from selfserve.protocol import Policy, Step, Then
-from selfserve.scenario import RequestClass, Scenario
-from selfserve.selector import Cascade, stages_of, wanted_pct
+from selfserve.scenario import Scenario
+from selfserve.selector import Cascade, ModelSelector, Way, stages_of, wanted_pct
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
@@ -43,7 +41,6 @@ FILL_SHARES = (0.4, 0.1)
 short ones leave time for a second stage."""
 LATEST_SHARE = 0.85  #: share of its SLO that a request's fill wait and service may take together
 LEAVES_S = 0.005  #: from the end of a wait to a start on a function
-_least_unsure = cache(least_unsure)
 WARMUP_FLEET = 1.5  #: machines in the unscored warm-up over those at its end, so that no work is left from it
 
 
@@ -80,58 +77,54 @@ class _Way:
         self.wait_s = tuple(wait if b > 1 else 0.0 for b in self.batch)
         self.cascades: list[Cascade] = []
         """Options count them on from the last of the models."""
-        self.options = [self._executable(c, cascades) for c in scenario.classes]
+        self.functions = FunctionConfigurator(scenario, ModelSelector(scenario))
+        self.options = [self._executable(k, cascades) for k in range(len(scenario.classes))]
 
     def cascade_of(self, o: Option) -> Cascade | None:
         """Return the cascade of an option; nothing where one model answers."""
         n = len(self.scenario.models)
         return self.cascades[o.model - n] if o.model >= n else None
 
-    def service_s(self, o: Option, way: Cascade | None = None) -> float:
+    def service_s(self, o: Option) -> float:
         """Return the longest time from dispatch to answer that is allowed for."""
-        models = [m for m, _ in stages_of(way or self.cascade_of(o) or o.model)]
-        mean = sum(self.scenario.pools[o.pool].service_s(m, self.batch[o.pool]) for m in models)
-        return mean * (1 + TAIL * self.scenario.service.spread) + (len(models) - 1) * self.wait_s[o.pool]
+        return self._answer_s(o.pool, self.cascade_of(o) or o.model)
 
-    def _executable(self, wanted: RequestClass, cascades: bool) -> list[Option]:
+    def _answer_s(self, pool: int, way: Way) -> float:
+        models = [m for m, _ in stages_of(way)]
+        mean = sum(self.scenario.pools[pool].service_s(m, self.batch[pool]) for m in models)
+        return mean * (1 + TAIL * self.scenario.service.spread) + (len(models) - 1) * self.wait_s[pool]
+
+    def _executable(self, k: int, cascades: bool) -> list[Option]:
         """Return the options of a class that can be used, with the work or dollars that they then take."""
-        pools, found = self.scenario.pools, []
+        pools, wanted, found = self.scenario.pools, self.scenario.classes[k], []
         everything = range(len(pools))
-        for o in class_options(self.scenario, wanted, machine_kinds(self.scenario, everything), everything):
+        kinds = machine_kinds(self.scenario, everything)
+        for o in class_options(self.scenario, wanted, kinds, everything):
             pool, b = pools[o.pool], self.batch[o.pool]
             if self.service_s(o) + self.wait_s[o.pool] > LATEST_SHARE * wanted.slo_s:
                 continue
             seconds = pool.service_s(o.model, b)
             usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0
             found.append(replace(o, usd=usd, work_s=0.0 if pool.is_function else seconds / b))
-        kinds = machine_kinds(self.scenario, everything)
         if cascades:
-            found += filter(None, (self._cascade(wanted, kind.pool, v) for v, kind in enumerate(kinds)))
+            found += filter(None, (self._cascade(k, kind.pool, v) for v, kind in enumerate(kinds)))
         return sorted(found, key=lambda o: o.kind < 0)  # machines first
 
-    def _cascade(self, wanted: RequestClass, p: int, kind: int) -> Option | None:
-        """Return the cascade that answers a class on a pool with the least work; both models have functions."""
-        pool, b, best = self.scenario.pools[p], self.batch[p], None
-        accuracy, asked = self.scenario.accuracy_pct.tolist(), wanted_pct(wanted)
-        n, functions = len(self.scenario.models), [x.models for x in self.scenario.pools if x.is_function]
-        models = [m for m in pool.models if not functions or any(m in own for own in functions)]
-        for cheap, better in permutations(models, 2):
-            share = _least_unsure(accuracy[cheap], accuracy[better], asked, self.scenario.correctness)
-            work_s = (pool.service_s(cheap, b) + share * pool.service_s(better, b)) / b if 0 < share < 1 else np.inf
-            if best is None or work_s < best[0].work_s:
-                way = Cascade(cheap, better, share)
-                option = Option(p, n + len(self.cascades), kind, work_s, 0.0, asked, b, 0.0)
-                if self.service_s(option, way) + self.wait_s[p] <= LATEST_SHARE * wanted.slo_s:
-                    best = option, way
-        if best is None or best[0].work_s == np.inf:
-            return None
-        self.cascades.append(best[1])
-        return best[0]
+    def _cascade(self, k: int, p: int, kind: int) -> Option | None:
+        """Return the cascade of least work on a pool that is in time; both models have functions if there are any."""
+        wanted, functions = self.scenario.classes[k], self.functions
+        models = [m for m in self.scenario.pools[p].models if not functions.pools or functions.same(k, m)]
+        for seconds, way in functions.selector.cascades(k, p, self.batch[p], models):
+            if self._answer_s(p, way) + self.wait_s[p] <= LATEST_SHARE * wanted.slo_s:
+                self.cascades.append(way)
+                at, b = len(self.scenario.models) + len(self.cascades) - 1, self.batch[p]
+                return Option(p, at, kind, seconds / b, 0.0, wanted_pct(wanted), b, 0.0)
+        return None
 
     def fallback(self, k: int) -> Option | None:
         """Return the cheapest function that meets the class's accuracy, or else its most accurate one."""
         functions, c = [o for o in self.options[k] if o.kind < 0], self.scenario.classes[k]
-        enough = [o for o in functions if o.accuracy >= max(c.min_accuracy_pct, c.mean_accuracy_pct or 0.0)]
+        enough = [o for o in functions if o.accuracy >= wanted_pct(c)]
         if enough:
             return min(enough, key=lambda o: (o.usd, o.pool, o.model))
         return max(functions, key=lambda o: (o.accuracy, -o.usd), default=None)
@@ -147,7 +140,7 @@ class _Way:
             return -np.inf
         needed = self.service_s(function) + self.wait_s[function.pool] + LEAVES_S
         if cascade := self.cascade_of(mine):  # both stages leave for their own functions
-            needed = sum(self.service_s(self.function_of(m)) + LEAVES_S for m in cascade[:2])
+            needed = sum(self._answer_s(*self._function(k, m)) + LEAVES_S for m in cascade[:2])
         if needed + self.scenario.function.init_s < 0.6 * slo_s:
             needed += self.scenario.function.init_s
         return min(max(needed, self.service_s(mine)), 0.8 * slo_s)
@@ -158,25 +151,20 @@ class _Way:
         alone = [o for o in self.options[k] if o.pool == mine.pool and o.model < n and mine.model < n]
         return min(alone, key=lambda o: (o.work_s, o.model), default=mine)
 
-    def function_of(self, model: int) -> Option:
-        """Return the cheapest function that runs a model."""
-        found = []
-        for p, pool in enumerate(self.scenario.pools):
-            if pool.is_function and model in pool.models:
-                usd = pool.service_s(model) * pool.usd_per_busy_hour / 3600 + pool.usd_per_request
-                found.append(Option(p, model, -1, 0.0, usd, 0.0, 1, 0.0))
-        return min(found, key=lambda o: o.usd)
+    def _function(self, k: int, model: int) -> tuple[int, int]:
+        found = self.functions.same(k, model)
+        assert found is not None  # cascades are of models that have one
+        return found
 
-    def _in_stages(self, mine: Option, cascade: Cascade, slack_s: float) -> tuple[Step, ...]:
+    def _in_stages(self, k: int, mine: Option, cascade: Cascade, slack_s: float) -> tuple[Step, ...]:
         """Return the steps of a cascade: each stage queues at machines and leaves for its function in time."""
         first, second = Step(mine.pool, cascade.cheap, leave_slack_s=slack_s), Step(mine.pool, cascade.better)
         unsure = partial(replace, then=Then.IF_UNSURE, unsure_share=cascade.unsure_share)
         if slack_s == -np.inf:
             return unsure(first), second
-        quick, slow = map(self.function_of, cascade[:2])
-        rest_s = max(self.service_s(replace(mine, model=cascade.better)), self.service_s(slow) + LEAVES_S)
-        last = Step(slow.pool, slow.model)
-        return first, unsure(Step(quick.pool, quick.model)), replace(second, leave_slack_s=rest_s), last
+        quick, slow = (self._function(k, m) for m in cascade[:2])
+        rest_s = max(self._answer_s(mine.pool, cascade.better), self._answer_s(*slow) + LEAVES_S)
+        return first, unsure(Step(*quick)), replace(second, leave_slack_s=rest_s), Step(*slow)
 
     def lane(self, k: int, mine: Option) -> Lane:
         """Return a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""
@@ -184,7 +172,7 @@ class _Way:
         if mine.kind < 0:
             return Lane((Step(mine.pool, mine.model),), mine.accuracy)
         if cascade := self.cascade_of(mine):
-            return Lane(self._in_stages(mine, cascade, self.leave_slack_s(k, mine)), mine.accuracy)
+            return Lane(self._in_stages(k, mine, cascade, self.leave_slack_s(k, mine)), mine.accuracy)
         if self.scenario.classes[k].mean_accuracy_pct is not None and quick.model != mine.model:
             slack, late_slack = self.leave_slack_s(k, quick), self.service_s(mine)
             first = Step(mine.pool, mine.model, leave_slack_s=slack, late_model=quick.model, late_slack_s=late_slack)
@@ -208,23 +196,22 @@ class _Way:
         return r, solve(r)
 
 
-def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float, *how: Any) -> _Way:
-    """Choose the batch size of each pool, one pool after the other, by the plan's dollars on long slots.
-
-    ``how`` are the last parameters of :class:`_Way`.
-    """
+def _best_way(
+    scenario: Scenario, workload: Workload, seed: int, slot_s: float, fill_share: float, cascades: bool
+) -> _Way:
+    """Choose the batch size of each pool, one pool after the other, by the plan's dollars on long slots."""
     counts = coarsen(count_slots(workload, scenario, seed, slot_s), max(1, round(120 / slot_s)))
     batch: dict[int, int] = {}
     for p, pool in enumerate(scenario.pools):
         costs = {}
         for b in [b for b in BATCHES if b <= largest_batch(pool)]:
             try:
-                costs[b] = _Way(scenario, batch | {p: b}, *how).solve(counts)[1].usd
+                costs[b] = _Way(scenario, batch | {p: b}, fill_share, cascades).solve(counts)[1].usd
             except InputError:  # a class is left without an option, or without enough machines
                 continue
         if costs:
             batch[p] = min(costs, key=lambda b: (costs[b], b))
-    return _Way(scenario, batch, *how)
+    return _Way(scenario, batch, fill_share, cascades)
 
 
 def _targets(scenario: Scenario, r: Relaxation, x: Solution, slot_s: float, reserve: float) -> np.ndarray:

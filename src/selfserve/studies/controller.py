@@ -25,6 +25,7 @@ from selfserve.training import Helm
 FIRST = 24
 """Evaluation situations below this were looked at while the controller was built."""
 ONE_MODEL = "no cascades"
+"""The ablation whose planners have one model an answer: unlike the others it needs episodes of its own."""
 TOGETHER = 13
 """Windows that are played side by side."""
 
