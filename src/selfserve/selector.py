@@ -125,11 +125,17 @@ class ModelSelector:
                 return way if work_s < alone else None
         return None
 
-    def cascades(self, k: int, pool: int, batch: int, models: Collection[int]) -> list[tuple[float, Cascade]]:
-        """Return the cascades of ``models`` as accurate as class ``k`` asks, least seconds of full batches first."""
+    def cascades(
+        self, k: int, pool: int, batch: int, models: Collection[int], margin: float = 0.0
+    ) -> list[tuple[float, Cascade]]:
+        """Return the cascades of ``models`` as accurate as class ``k`` asks, least seconds of full batches first.
+
+        ``margin`` is points of accuracy over that.
+        """
         c, spec, accuracy = self.scenario.classes[k], self.scenario.pools[pool], self._accuracy.tolist()
+        wanted = wanted_pct(c) + margin
         pairs = permutations(models, 2)
-        ways = [Cascade(a, b, least_unsure(accuracy[a], accuracy[b], wanted_pct(c), self.scenario.correctness))
+        ways = [Cascade(a, b, least_unsure(accuracy[a], accuracy[b], wanted, self.scenario.correctness))
                 for a, b in pairs]  # fmt: skip
         return sorted((sum(share * spec.service_s(m, batch) for m, share in stages_of(way)), way)
                       for way in ways if 0 < way.unsure_share < 1)  # fmt: skip

@@ -7,8 +7,9 @@ over pools and models becomes route weights. The reserve over the plan is chosen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from math import ceil
 
@@ -21,8 +22,8 @@ from selfserve.bound.solver import Solution, solve
 from selfserve.errors import InputError
 from selfserve.planner import FunctionConfigurator
 from selfserve.protocol import Policy, Step, Then
-from selfserve.scenario import Scenario
-from selfserve.selector import Cascade, ModelSelector, Way, stages_of, wanted_pct
+from selfserve.scenario import RequestClass, Scenario
+from selfserve.selector import Cascade, ModelSelector, stages_of, wanted_pct
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
@@ -31,17 +32,42 @@ BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)  #: batch sizes that ar
 ROUND_UP_FROM = 0.1  #: fraction of a machine from which one more is taken
 RESERVES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Machines over the plan that are tried, as a share of it, from the least on."""
-MARGINS = (0.02, 0.05, 0.1, 0.2)
+TOO_DEAR = 1.25
+"""Ratio to the least cost so far from which no more is tried; a little more may be dearer where much more pays."""
+MARGINS = (0.02, 0.1)
 """Points over a mean accuracy that are aimed at; the next is tried when a window misses its mean."""
+CASCADE_MARGINS = (0.03, 0.3)
+"""Points over the accuracy asked that cascades have: three standard errors of a window's share of unsure answers; and
+of the one that makes up for answers of less than a mean (one model would, too, but with much more work)."""
 TOLERATED_PCT = 0.1  #: violations that a plan may have
 TAIL = 3.5  #: standard deviations of a service time that are allowed for
 BOOT_TAIL = 1.5  #: standard deviations of a boot time by which machines are ordered early
-FILL_SHARES = (0.4, 0.1)
-"""Longest waits of a batch that is not full that are tried, as a share of the shortest SLO: long waits fill batches,
-short ones leave time for a second stage."""
 LATEST_SHARE = 0.85  #: share of its SLO that a request's fill wait and service may take together
 LEAVES_S = 0.005  #: from the end of a wait to a start on a function
 WARMUP_FLEET = 1.5  #: machines in the unscored warm-up over those at its end, so that no work is left from it
+
+
+class Functions(Enum):
+    """Which functions a plan counts on; what leaves a queue may use all of them."""
+
+    ALL = "all"
+    ONE_MODEL = "no cascades"
+    COLD = "in time from a new container"
+
+
+@dataclass(frozen=True)
+class How:
+    """How a plan may serve."""
+
+    fill_share: float = 0.4
+    """Longest wait of a batch that is not full, as a share of the shortest SLO: long waits fill batches, without
+    one batches are of what waits anyway, and a second stage has time."""
+    cascades: bool = True
+    functions: Functions = Functions.ALL
+
+
+HOWS = (How(), How(0.0), How(0.0, functions=Functions.ONE_MODEL), How(0.0, functions=Functions.COLD))
+"""With cascades; all are tried."""
 
 
 @dataclass(frozen=True)
@@ -70,60 +96,100 @@ class Plan:
 class _Way:
     """How a plan serves, before machines are counted: batch sizes, waits and where a class goes at the last moment."""
 
-    def __init__(self, scenario: Scenario, batch: dict[int, int], fill_share: float, cascades: bool) -> None:
-        self.scenario = scenario
+    def __init__(self, scenario: Scenario, batch: dict[int, int], how: How) -> None:
+        self.scenario, self.how = scenario, how
         self.batch = tuple(min(batch.get(p, 1), largest_batch(x)) for p, x in enumerate(scenario.pools))
-        wait = fill_share * min(c.slo_s for c in scenario.classes)
+        wait = how.fill_share * min(c.slo_s for c in scenario.classes)
         self.wait_s = tuple(wait if b > 1 else 0.0 for b in self.batch)
-        self.cascades: list[Cascade] = []
-        """Options count them on from the last of the models."""
+        self.cascades: list[tuple[Cascade, tuple[int, int]]] = []
+        """With the pools of both stages; options count them on from the last of the models."""
         self.functions = FunctionConfigurator(scenario, ModelSelector(scenario))
-        self.options = [self._executable(k, cascades) for k in range(len(scenario.classes))]
+        self.options = [self._executable(k) for k in range(len(scenario.classes))]
 
     def cascade_of(self, o: Option) -> Cascade | None:
         """Return the cascade of an option; nothing where one model answers."""
         n = len(self.scenario.models)
-        return self.cascades[o.model - n] if o.model >= n else None
+        return self.cascades[o.model - n][0] if o.model >= n else None
+
+    def places(self, o: Option) -> list[tuple[int, int]]:
+        """Return pool and model of each stage."""
+        n = len(self.scenario.models)
+        if o.model < n:
+            return [(o.pool, o.model)]
+        way, pools = self.cascades[o.model - n]
+        return list(zip(pools, way[:2], strict=True))
 
     def service_s(self, o: Option) -> float:
         """Return the longest time from dispatch to answer that is allowed for."""
-        return self._answer_s(o.pool, self.cascade_of(o) or o.model)
+        return self._answer_s(self.places(o))
 
-    def _answer_s(self, pool: int, way: Way) -> float:
-        models = [m for m, _ in stages_of(way)]
-        mean = sum(self.scenario.pools[pool].service_s(m, self.batch[pool]) for m in models)
-        return mean * (1 + TAIL * self.scenario.service.spread) + (len(models) - 1) * self.wait_s[pool]
+    def _answer_s(self, places: Sequence[tuple[int, int]]) -> float:
+        mean = sum(self.scenario.pools[p].service_s(m, self.batch[p]) for p, m in places)
+        return mean * (1 + TAIL * self.scenario.service.spread) + sum(self.wait_s[p] for p, _ in places[1:])
 
-    def _executable(self, k: int, cascades: bool) -> list[Option]:
+    def _executable(self, k: int) -> list[Option]:
         """Return the options of a class that can be used, with the work or dollars that they then take."""
         pools, wanted, found = self.scenario.pools, self.scenario.classes[k], []
         everything = range(len(pools))
         kinds = machine_kinds(self.scenario, everything)
         for o in class_options(self.scenario, wanted, kinds, everything):
-            pool, b = pools[o.pool], self.batch[o.pool]
-            if self.service_s(o) + self.wait_s[o.pool] > LATEST_SHARE * wanted.slo_s:
+            if self._late(k, o):
                 continue
-            seconds = pool.service_s(o.model, b)
-            usd = (seconds * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b if pool.is_function else 0.0
-            found.append(replace(o, usd=usd, work_s=0.0 if pool.is_function else seconds / b))
-        if cascades:
-            found += filter(None, (self._cascade(k, kind.pool, v) for v, kind in enumerate(kinds)))
+            pool, b = pools[o.pool], self.batch[o.pool]
+            if pool.is_function:
+                found.append(replace(o, usd=self._usd(o.pool, o.model), work_s=0.0))
+            else:
+                found.append(replace(o, work_s=pool.service_s(o.model, b) / b))
+        margins = CASCADE_MARGINS[: 1 if wanted.mean_accuracy_pct is None else 2]
+        for margin in margins if self.how.cascades else ():
+            ways = [self._cascade(k, kind.pool, v, margin) for v, kind in enumerate(kinds)]
+            found += filter(None, [*ways, self._function_cascade(k, margin)])
         return sorted(found, key=lambda o: o.kind < 0)  # machines first
 
-    def _cascade(self, k: int, p: int, kind: int) -> Option | None:
+    def _late(self, k: int, o: Option) -> bool:
+        return self.service_s(o) + self.wait_s[o.pool] > LATEST_SHARE * self.scenario.classes[k].slo_s
+
+    def _usd(self, p: int, model: int) -> float:
+        """Return dollars a request of full batches on functions."""
+        pool, b = self.scenario.pools[p], self.batch[p]
+        return (pool.service_s(model, b) * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b
+
+    def _cascade(self, k: int, p: int, kind: int, margin: float) -> Option | None:
         """Return the cascade of least work on a pool that is in time; both models have functions if there are any."""
-        wanted, functions = self.scenario.classes[k], self.functions
+        functions = self.functions
         models = [m for m in self.scenario.pools[p].models if not functions.pools or functions.same(k, m)]
-        for seconds, way in functions.selector.cascades(k, p, self.batch[p], models):
-            if self._answer_s(p, way) + self.wait_s[p] <= LATEST_SHARE * wanted.slo_s:
-                self.cascades.append(way)
-                at, b = len(self.scenario.models) + len(self.cascades) - 1, self.batch[p]
-                return Option(p, at, kind, seconds / b, 0.0, wanted_pct(wanted), b, 0.0)
+        for seconds, way in functions.selector.cascades(k, p, self.batch[p], models, margin):
+            option = self._staged(k, way, (p, p), kind, margin)
+            left_s = self._left_s(k, way) if functions.pools else 0.0
+            if not self._late(k, option) and left_s <= LATEST_SHARE * self.scenario.classes[k].slo_s:
+                return replace(option, work_s=seconds / self.batch[p])
         return None
+
+    def _function_cascade(self, k: int, margin: float) -> Option | None:
+        """Return the cascade of functions of least dollars that is in time."""
+        functions, models = self.functions, range(len(self.scenario.models))
+        place = {m: at[0] for m in models if (at := functions.same(k, m))}
+        ways = {
+            way for p in functions.pools for _, way in functions.selector.cascades(
+                k, p, 1, [m for m in self.scenario.pools[p].models if m in place], margin)
+        }  # fmt: skip
+        found = [(sum(share * self._usd(place[m], m) for m, share in stages_of(way)), way) for way in ways]
+        for usd, way in sorted(found):
+            option = self._staged(k, way, (place[way.cheap], place[way.better]), -1, margin)
+            if not self._late(k, option):
+                return replace(option, usd=usd)
+        return None
+
+    def _staged(self, k: int, way: Cascade, pools: tuple[int, int], kind: int, margin: float) -> Option:
+        self.cascades.append((way, pools))
+        at = len(self.scenario.models) + len(self.cascades) - 1
+        accuracy = wanted_pct(self.scenario.classes[k]) + margin
+        return Option(pools[0], at, kind, 0.0, 0.0, accuracy, self.batch[pools[0]], 0.0)
 
     def fallback(self, k: int) -> Option | None:
         """Return the cheapest function that meets the class's accuracy, or else its most accurate one."""
-        functions, c = [o for o in self.options[k] if o.kind < 0], self.scenario.classes[k]
+        n, c = len(self.scenario.models), self.scenario.classes[k]
+        functions = [o for o in self.options[k] if o.kind < 0 and o.model < n]
         enough = [o for o in functions if o.accuracy >= wanted_pct(c)]
         if enough:
             return min(enough, key=lambda o: (o.usd, o.pool, o.model))
@@ -140,10 +206,15 @@ class _Way:
             return -np.inf
         needed = self.service_s(function) + self.wait_s[function.pool] + LEAVES_S
         if cascade := self.cascade_of(mine):  # both stages leave for their own functions
-            needed = sum(self._answer_s(*self._function(k, m)) + LEAVES_S for m in cascade[:2])
+            needed = self._left_s(k, cascade)
         if needed + self.scenario.function.init_s < 0.6 * slo_s:
             needed += self.scenario.function.init_s
         return min(max(needed, self.service_s(mine)), 0.8 * slo_s)
+
+    def _left_s(self, k: int, way: Cascade) -> float:
+        """Return the time that both stages take if each leaves a machine's queue for its function."""
+        places = [self._function(k, m) for m in way[:2]]
+        return self._answer_s(places) + self.wait_s[places[0][0]] + 2 * LEAVES_S
 
     def rescue(self, k: int, mine: Option) -> Option:
         """Return the quickest model of the same pool: it answers where ``mine`` would be too late."""
@@ -160,19 +231,22 @@ class _Way:
         """Return the steps of a cascade: each stage queues at machines and leaves for its function in time."""
         first, second = Step(mine.pool, cascade.cheap, leave_slack_s=slack_s), Step(mine.pool, cascade.better)
         unsure = partial(replace, then=Then.IF_UNSURE, unsure_share=cascade.unsure_share)
+        if mine.kind < 0:
+            (p, m), slow = self.places(mine)
+            return unsure(Step(p, m)), Step(*slow)
         if slack_s == -np.inf:
             return unsure(first), second
         quick, slow = (self._function(k, m) for m in cascade[:2])
-        rest_s = max(self._answer_s(mine.pool, cascade.better), self._answer_s(*slow) + LEAVES_S)
+        rest_s = max(self._answer_s([(mine.pool, cascade.better)]), self._answer_s([slow]) + LEAVES_S)
         return first, unsure(Step(*quick)), replace(second, leave_slack_s=rest_s), Step(*slow)
 
     def lane(self, k: int, mine: Option) -> Lane:
         """Return a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""
         function, quick = self.fallback(k), self.rescue(k, mine)
-        if mine.kind < 0:
-            return Lane((Step(mine.pool, mine.model),), mine.accuracy)
         if cascade := self.cascade_of(mine):
             return Lane(self._in_stages(k, mine, cascade, self.leave_slack_s(k, mine)), mine.accuracy)
+        if mine.kind < 0:
+            return Lane((Step(mine.pool, mine.model),), mine.accuracy)
         if self.scenario.classes[k].mean_accuracy_pct is not None and quick.model != mine.model:
             slack, late_slack = self.leave_slack_s(k, quick), self.service_s(mine)
             first = Step(mine.pool, mine.model, leave_slack_s=slack, late_model=quick.model, late_slack_s=late_slack)
@@ -190,15 +264,23 @@ class _Way:
         return replace(self.scenario, classes=tuple(classes))
 
     def solve(self, counts: SlotCounts) -> tuple[Relaxation, Solution]:
-        """Solve the relaxation on what this way can use."""
+        """Solve the relaxation on what this way counts on."""
         everything, nothing = range(len(self.scenario.pools)), np.zeros(len(self.options))
-        r = relax(self.scenario, counts, everything, nothing, [None] * len(nothing), options=self.options)
+        planned = [[o for o in mine if self._counted_on(k, o)] or mine for k, mine in enumerate(self.options)]
+        r = relax(self.scenario, counts, everything, nothing, [None] * len(nothing), options=planned)
         return r, solve(r)
 
+    def _counted_on(self, k: int, o: Option) -> bool:
+        stages, wanted = self.places(o), self.how.functions
+        if o.kind >= 0 or wanted is Functions.ALL:
+            return True
+        if wanted is Functions.ONE_MODEL:
+            return len(stages) == 1
+        cold_s = self.wait_s[o.pool] + self.service_s(o) + len(stages) * self.scenario.function.init_s
+        return cold_s <= self.scenario.classes[k].slo_s
 
-def _best_way(
-    scenario: Scenario, workload: Workload, seed: int, slot_s: float, fill_share: float, cascades: bool
-) -> _Way:
+
+def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float, how: How) -> _Way:
     """Choose the batch size of each pool, one pool after the other, by the plan's dollars on long slots."""
     counts = coarsen(count_slots(workload, scenario, seed, slot_s), max(1, round(120 / slot_s)))
     batch: dict[int, int] = {}
@@ -206,12 +288,12 @@ def _best_way(
         costs = {}
         for b in [b for b in BATCHES if b <= largest_batch(pool)]:
             try:
-                costs[b] = _Way(scenario, batch | {p: b}, fill_share, cascades).solve(counts)[1].usd
+                costs[b] = _Way(scenario, batch | {p: b}, how).solve(counts)[1].usd
             except InputError:  # a class is left without an option, or without enough machines
                 continue
         if costs:
             batch[p] = min(costs, key=lambda b: (costs[b], b))
-    return _Way(scenario, batch, fill_share, cascades)
+    return _Way(scenario, batch, how)
 
 
 def _targets(scenario: Scenario, r: Relaxation, x: Solution, slot_s: float, reserve: float) -> np.ndarray:
@@ -249,21 +331,24 @@ def _weights(r: Relaxation, x: Solution, k: int, options: list[Option]) -> np.nd
     return np.where(total > 0, served / np.maximum(total, 1e-12), mean / mean.sum())
 
 
+def _spare(wanted: RequestClass, options: list[Option]) -> np.ndarray:
+    """Return, [options], a lane of more than the mean accuracy to ask of answers if those so far were below it."""
+    mean = wanted.mean_accuracy_pct
+    above = [j for j, o in enumerate(options) if mean is not None and o.accuracy > mean + MARGINS[-1]]
+    spare = min(above, key=lambda j: (options[j].accuracy, j), default=None)
+    return np.arange(len(options)) == spare
+
+
 def make_plans(
-    workload: Workload,
-    scenario: Scenario,
-    seed: int,
-    slot_s: float,
-    fill_share: float = FILL_SHARES[0],
-    cascades: bool = True,
+    workload: Workload, scenario: Scenario, seed: int, slot_s: float, how: How = HOWS[0]
 ) -> Callable[[float, float], Plan]:
     """Return the plan of a window as a function of reserve (share of machines over it) and accuracy margin."""
-    way = _best_way(scenario, workload, seed, slot_s, fill_share, cascades)
+    way = _best_way(scenario, workload, seed, slot_s, how)
     r, x = way.solve(count_slots(workload, way.planning_scenario(), seed, slot_s))
     lanes, weights = [], []
     for k, mine in enumerate(way.options):
         share = _weights(r, x, k, mine)
-        used = np.flatnonzero(share.any(axis=0))
+        used = np.flatnonzero(share.any(axis=0) | _spare(scenario.classes[k], mine))
         lanes.append(tuple(way.lane(k, mine[i]) for i in used))
         weights.append(share[:, used])
 
@@ -286,9 +371,13 @@ def best_plan(
     Raises:
         InputError: a class that nothing can serve in time.
     """
-    hows = [(FILL_SHARES[0], False), *((share, True) for share in FILL_SHARES if cascades)]
-    plans = [make_plans(workload, scenario, seed, SLOT_S, *how) for how in hows]
-    found = [_best_reserve(plan, workload, scenario, seed, execute) for plan in plans]
+
+    def best(how: How) -> tuple[bool, float, Plan]:
+        return _best_reserve(make_plans(workload, scenario, seed, SLOT_S, how), workload, scenario, seed, execute)
+
+    found = [best(how) for how in HOWS if cascades]
+    if all(bad for bad, *_ in found):
+        found.append(best(How(cascades=False)))  # dearer, but may be in time where no cascade is
     return min(found, key=lambda one: one[:2])[2]
 
 
@@ -297,22 +386,22 @@ def _best_reserve(
     execute: Callable[[Plan], Policy],
 ) -> tuple[bool, float, Plan]:  # fmt: skip
     """Return the best of the plans with some reserve: whether it violates too much, by how much or at what cost."""
-    margins, best = list(MARGINS), None
+    best: tuple[bool, float, Plan] | None = None
     for reserve in RESERVES:
-        if best is not None and np.array_equal(plan(reserve, margins[0]).machines, best[2].machines):
+        if best is not None and np.array_equal(plan(reserve, MARGINS[0]).machines, best[2].machines):
             continue  # whole machines: the same fleet
-        while True:
-            mine = plan(reserve, margins[0])
+        for margin in MARGINS:
+            mine = plan(reserve, margin)
             seen = simulate(scenario, workload, execute(mine), seed).summary
-            if seen["accuracy_violation_pct"] <= TOLERATED_PCT or len(margins) == 1:
+            missed = seen["accuracy_violation_pct"]
+            if missed <= TOLERATED_PCT:
                 break
-            del margins[0]
-        violated = max(seen["slo_violation_pct"], seen["accuracy_violation_pct"])
+        violated = max(seen["slo_violation_pct"], missed)
         bad = violated > TOLERATED_PCT
         found = (bad, violated if bad else seen["cost_usd"], mine)
         if best is None or found[:2] < best[:2]:
             best = found
-        elif not best[0]:
-            break  # more reserve costs more
+        elif not best[0] and seen["cost_usd"] > TOO_DEAR * best[1]:
+            break
     assert best is not None
     return best
