@@ -15,7 +15,7 @@ from selfserve.bound.certificate import Prices, repair, value
 from selfserve.bound.counting import coarsen, count_slots
 from selfserve.bound.luck import RISK, credit
 from selfserve.bound.options import Combo
-from selfserve.bound.plan import Plan, make_plans
+from selfserve.bound.plan import How, Plan, make_plans
 from selfserve.bound.relaxation import Relaxation, relax
 from selfserve.bound.solver import solve
 from selfserve.errors import InputError
@@ -415,7 +415,7 @@ def test_good_plans_come_near_their_bound_and_stay_above(spread):
     for seed in range(3):
         scenario = busy(spread, spread, function=FunctionPhysics(init_s=0.3))
         workload = window(rng, 600, 300.0)
-        plan = make_plans(workload, scenario, seed, 10.0, cascades=False)
+        plan = make_plans(workload, scenario, seed, 10.0, How(cascades=False))
         for reserve in (-0.2, -0.05, 0.0, 0.1):
             result = simulate(scenario, workload, Clairvoyant(plan(reserve, 0.05)), seed)
             ratios.append(result.summary["cost_usd"] / oracle_for(result, workload, scenario).certificate_usd)
