@@ -25,6 +25,7 @@ from selfserve.scenario import NS, FunctionPhysics, Pool, Scenario, SpotPhysics,
 from selfserve.simulator import simulate
 from selfserve.simulator.arrivals import generate
 from selfserve.simulator.draws import lognormal_table
+from selfserve.situations import sample
 from selfserve.workload import Workload, load_trace, make_workload
 
 EXACTLY = pytest.approx
@@ -447,6 +448,20 @@ def test_weights_move_no_further_than_needed():
     assert with_mean(weights, accuracy, 81.0)[2] >= 0.4
     assert with_mean(weights, accuracy, 99.0) == EXACTLY([0, 0, 1, 0])
     assert with_mean(weights, accuracy, 10.0) == EXACTLY([1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("index", [27, 34])
+def test_the_clairvoyant_cascades_on_functions_and_is_in_time_where_load_comes_in_bursts(index):
+    one = sample("evaluate", index, machines=5, twins=True)
+    workload = one.workload(0)
+    policy = make_clairvoyant(workload, one.scenario, index)
+    seen = simulate(one.scenario, workload, policy, index).summary
+    assert max(seen["slo_violation_pct"], seen["accuracy_violation_pct"]) <= 0.1
+    without = simulate(one.scenario, workload, make_clairvoyant(workload, one.scenario, index, cascades=False), index)
+    assert seen["cost_usd"] < 0.7 * without.summary["cost_usd"]
+    function = [p.is_function for p in one.scenario.pools]
+    alone = [lane.steps for lanes in policy.plan.lanes for lane in lanes if function[lane.steps[0].pool]]
+    assert [steps for steps in alone if len(steps) > 1], "a class that is on functions alone cascades there, too"
 
 
 def test_the_clairvoyant_is_near_the_bound():

@@ -122,7 +122,7 @@ def test_headroom_is_shifted():
 
 
 def test_the_expert_does_better_on_the_past_that_he_tuned_on():
-    one = sample("evaluate", 27, machines=5, twins=True)
+    one = sample("evaluate", 28, machines=5, twins=True)
     load = np.random.default_rng(0).poisson(60 + 50 * np.sin(np.arange(3600) / 200)).astype(float)
     known = dict(constants("tuned"))
     found = training.tuned_on_past(one.scenario, load, 6)

@@ -17,6 +17,7 @@ from selfserve.policies.batch import batch_sizes
 from selfserve.protocol import Admit
 from selfserve.scenario import load_scenario, to_ns
 from selfserve.simulator import simulate
+from selfserve.situations import sample
 from selfserve.steering import PlannerSettings, Steering, steer
 from selfserve.workload import load_trace, make_workload
 
@@ -427,6 +428,25 @@ def steering(scenario=ONE_CLASS, history=(200.0,) * 2000, **options):
     state = Steering(scenario, np.asarray(history), 10.0, **{"cascades": False, **options})
     state.observe(observe(scenario, 0.0, 10.0))
     return state
+
+
+@pytest.mark.parametrize(("index", "larger"), [(12, False), (6, False), (10, True)])
+def test_a_batch_is_chosen_with_the_cascades_that_then_are_in_time(index, larger, monkeypatch):
+    one = sample("validate", index, machines=5, twins=True)
+    workload = one.workload(0)
+
+    def cost():
+        policy = make_policy("tuned")
+        usd = simulate(one.scenario, workload, policy, index).summary["cost_usd"]
+        home = policy.state.homes.pool_of[0]
+        return usd, policy.state.batches[home], policy.state.homes.batches[home]
+
+    usd, batch, of_single_models = cost()
+    assert (batch > of_single_models) == larger
+    assert batch != of_single_models
+    monkeypatch.setattr(Steering, "_batch", lambda state, pool: state.homes.batches[pool])
+    before, *_ = cost()
+    assert usd < 0.97 * before
 
 
 def run(state, scenario, loads, settings=None, **fixed):
