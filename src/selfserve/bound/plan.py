@@ -272,6 +272,8 @@ class _Way:
 
     def _counted_on(self, k: int, o: Option) -> bool:
         stages, wanted = self.places(o), self.how.functions
+        if len(stages) > 1 and o.accuracy > wanted_pct(self.scenario.classes[k]) + CASCADE_MARGINS[0] + 1e-9:
+            return False  # kept for what falls short of the mean
         if o.kind >= 0 or wanted is Functions.ALL:
             return True
         if wanted is Functions.ONE_MODEL:
