@@ -333,12 +333,16 @@ def _weights(r: Relaxation, x: Solution, k: int, options: list[Option]) -> np.nd
     return np.where(total > 0, served / np.maximum(total, 1e-12), mean / mean.sum())
 
 
-def _spare(wanted: RequestClass, options: list[Option]) -> np.ndarray:
-    """Return, [options], a lane of more than the mean accuracy to ask of answers if those so far were below it."""
-    mean = wanted.mean_accuracy_pct
-    above = [j for j, o in enumerate(options) if mean is not None and o.accuracy > mean + MARGINS[-1]]
-    spare = min(above, key=lambda j: (options[j].accuracy, j), default=None)
-    return np.arange(len(options)) == spare
+def _spare(wanted: RequestClass, options: list[Option], share: np.ndarray) -> np.ndarray:
+    """Return, [options], the lane of more than the mean accuracy to ask of answers if those so far were below it.
+
+    It is where most of the class is served by the plan's ``share`` [T, options]: elsewhere there may be no machines.
+    """
+    mean, pool = wanted.mean_accuracy_pct, options[int(share.sum(axis=0).argmax())].pool
+    above = [
+        j for j, o in enumerate(options) if mean is not None and o.pool == pool and o.accuracy > mean + MARGINS[-1]
+    ]
+    return np.arange(len(options)) == min(above, key=lambda j: (options[j].accuracy, j), default=None)
 
 
 def make_plans(
@@ -350,7 +354,7 @@ def make_plans(
     lanes, weights = [], []
     for k, mine in enumerate(way.options):
         share = _weights(r, x, k, mine)
-        used = np.flatnonzero(share.any(axis=0) | _spare(scenario.classes[k], mine))
+        used = np.flatnonzero(share.any(axis=0) | _spare(scenario.classes[k], mine, share))
         lanes.append(tuple(way.lane(k, mine[i]) for i in used))
         weights.append(share[:, used])
 
