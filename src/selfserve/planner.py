@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from math import ceil, inf
 from typing import Literal
 
@@ -21,7 +22,7 @@ import numpy as np
 from selfserve.errors import require
 from selfserve.protocol import Admit, Decision, Observation, Route, Step
 from selfserve.scenario import Scenario
-from selfserve.selector import Mix, ModelChoice, ModelSelector
+from selfserve.selector import Mix, ModelChoice, ModelSelector, a_request
 
 Overflow = Literal["never", "idle", "fits", "last_moment"]
 
@@ -146,10 +147,10 @@ class FunctionConfigurator:
         fit = (p for p in self.pools if model in specs[p].models and self.selector.latency_s(p, model) <= slo_s)
         return next(((p, model) for p in fit), None)
 
-    def cost_usd(self, pool: int, model: int) -> float:
+    def cost_usd(self, pool: int, model: int, batch: int = 1) -> float:
         """Return what one warm invocation is believed to cost, dollars."""
         spec = self.scenario.pools[pool]
-        return spec.usd_per_busy_hour * spec.service_s(model) / 3600 + spec.usd_per_request
+        return spec.usd_per_busy_hour * spec.service_s(model, batch) / 3600 + spec.usd_per_request
 
 
 class ResourceSelector:
@@ -214,9 +215,8 @@ class ResourceSelector:
         return self.selector.own_batch(pool, own_share) if own_share > 0 else 1, 0.0
 
     def _work_s(self, k: int, pool: int) -> float:
-        batch = self.batches[pool]
-        service_s = self.scenario.pools[pool].service_s
-        return sum(share * service_s(m, batch) / batch for m, share in self.selector.mix(k, pool))
+        batch, service_s = self.batches[pool], self.scenario.pools[pool].service_s
+        return a_request(self.selector.mix(k, pool), partial(service_s, batch=batch)) / batch
 
     def _cost(self, k: int, pool: int) -> float:
         spec = self.scenario.pools[pool]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import combinations, permutations
 from math import inf
 from typing import Literal, NamedTuple
@@ -31,6 +32,11 @@ Ways = tuple[tuple[Way, float], ...]
 def stages_of(way: Way) -> tuple[tuple[int, float], ...]:
     """Return a way's models, each with the share of the way's requests that it is asked."""
     return ((way.cheap, 1.0), (way.better, way.unsure_share)) if isinstance(way, Cascade) else ((way, 1.0),)
+
+
+def a_request(ways: Ways, takes: Callable[[int], float]) -> float:
+    """Return what a request of ``ways`` takes on average, given what it ``takes`` on a model."""
+    return sum(share * asked * takes(m) for way, share in ways for m, asked in stages_of(way))
 
 
 P99 = 2.33
@@ -119,7 +125,7 @@ class ModelSelector:
         if self.choice not in ("cheapest", "single"):
             return None
         room_s, spec = slo_share * self.scenario.classes[k].slo_s, self.scenario.pools[pool]
-        alone = sum(share * spec.service_s(m, batch) for m, share in self.mix(k, pool))
+        alone = a_request(self.mix(k, pool), partial(spec.service_s, batch=batch))
         for work_s, way in self.cascades(k, pool, batch, models):
             if sum(self.latency_s(pool, m, batch) for m, _ in stages_of(way)) <= room_s:
                 return way if work_s < alone else None
@@ -128,17 +134,13 @@ class ModelSelector:
     def cascades(
         self, k: int, pool: int, batch: int, models: Collection[int], margin: float = 0.0
     ) -> list[tuple[float, Cascade]]:
-        """Return the cascades of ``models`` as accurate as class ``k`` asks, least seconds of full batches first.
-
-        ``margin`` is points of accuracy over that.
-        """
+        """Return the cascades ``margin`` points over what class ``k`` asks, least seconds of full batches first."""
         c, spec, accuracy = self.scenario.classes[k], self.scenario.pools[pool], self._accuracy.tolist()
         wanted = wanted_pct(c) + margin
-        pairs = permutations(models, 2)
         ways = [Cascade(a, b, least_unsure(accuracy[a], accuracy[b], wanted, self.scenario.correctness))
-                for a, b in pairs]  # fmt: skip
-        return sorted((sum(share * spec.service_s(m, batch) for m, share in stages_of(way)), way)
-                      for way in ways if 0 < way.unsure_share < 1)  # fmt: skip
+                for a, b in permutations(models, 2)]  # fmt: skip
+        takes = partial(spec.service_s, batch=batch)
+        return sorted((a_request(((way, 1.0),), takes), way) for way in ways if 0 < way.unsure_share < 1)
 
     def batch(self, pool: int, slo_share: float = 1.0) -> tuple[int, float]:
         """Return the largest batch that makes nobody late on ``pool``, and the seconds that it may wait to fill.

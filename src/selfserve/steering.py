@@ -9,7 +9,6 @@ constant, ``analytic`` computes them, the controller changes them at every decis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -21,7 +20,7 @@ from selfserve.correctness import stages
 from selfserve.planner import FunctionConfigurator, LoadMonitor, ResourceSelector
 from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
-from selfserve.selector import P99, Cascade, ModelChoice, ModelSelector, Way, Ways, stages_of
+from selfserve.selector import P99, Cascade, ModelChoice, ModelSelector, Way, Ways, a_request, stages_of
 
 WINDOWS = 0.1 * 2.0 ** np.arange(8)
 """Time constants of the exponential averages kept of the load, in units of the boot time."""
@@ -148,7 +147,7 @@ class Steering:
                 room_s = self._cascade_share * self.scenario.classes[k].slo_s
                 if not found and batch > 1 and any(self.selector.latency_s(pool, m, batch) > room_s for m, _ in mix):
                     return inf
-                work = _work_s(((found, 1.0),) if found else mix, partial(spec.service_s, batch=batch))
+                work = a_request(((found, 1.0),) if found else mix, partial(spec.service_s, batch=batch))
                 total += self.scenario.classes[k].share * work / batch
             return total
 
@@ -246,12 +245,8 @@ class Steering:
             elif self._cascade_share > 0 and (found := self._cascade(k, pool, batch)):
                 best = max(fit, key=lambda m: accuracy[m], default=found.better)
                 mix = ((found, 1 - key[2]), (best, key[2])) if key[2] > 0 else ((found, 1.0),)
-            self._mixes[key] = mix, _work_s(mix, partial(service_s, batch=batch)) / batch
+            self._mixes[key] = mix, a_request(mix, partial(service_s, batch=batch)) / batch
         return self._mixes[key]
-
-
-def _work_s(ways: Ways, service_s: Callable[[int], float]) -> float:
-    return sum(share * asked * service_s(m) for way, share in ways for m, asked in stages_of(way))
 
 
 def smoothed(averages: np.ndarray, settings: PlannerSettings) -> np.ndarray:

@@ -298,14 +298,10 @@ def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, se
         return {n: known[n] for n in constant_space()}
     played = [past_episode(scenario, np.asarray(load, float)[-seconds:])]
     found = search_constants(known, played, generations, 0, batch=1, sigma=0.08, quiet=True)
-    both = [{n: known[n] for n in found}, found]
-
-    def each(flock: Flock) -> Helm:
-        numbers = flock.base.copy()
-        numbers[:, [AT[n] for n in found]] = [list(one.values()) for one in both]
-        return Constants(flock, numbers)
-
-    return both[int(np.argmin(rollout(played * 2, each).objective()))]  # a short search may end at a worse place
+    both, space = ({n: known[n] for n in found}, found), constant_space()
+    points = np.array([[own.place(one[n]) for n, own in space.items()] for one in both])
+    costs = rollout(played * 2, lambda flock: constants_helm(flock, points)).objective()
+    return both[int(np.argmin(costs))]  # a short search may end at a worse place
 
 
 WATCHED = ("mean_12", "deviation", "forecast_error", "change", "busy_home", "function_spend", "late_so_far",

@@ -22,8 +22,8 @@ from selfserve.bound.solver import Solution, solve
 from selfserve.errors import InputError
 from selfserve.planner import FunctionConfigurator
 from selfserve.protocol import Policy, Step, Then
-from selfserve.scenario import RequestClass, Scenario
-from selfserve.selector import Cascade, ModelSelector, stages_of, wanted_pct
+from selfserve.scenario import Scenario
+from selfserve.selector import Cascade, ModelSelector, a_request, wanted_pct
 from selfserve.simulator import simulate
 from selfserve.workload import Workload
 
@@ -37,8 +37,9 @@ TOO_DEAR = 1.25
 MARGINS = (0.02, 0.1)
 """Points over a mean accuracy that are aimed at; the next is tried when a window misses its mean."""
 CASCADE_MARGINS = (0.03, 0.3)
-"""Points over the accuracy asked that cascades have: three standard errors of a window's share of unsure answers; and
-of the one that makes up for answers of less than a mean (one model would, too, but with much more work)."""
+"""Points over the accuracy asked that cascades have: three standard errors of what a fifth of unsure answers adds in
+100,000 at 7 points between the models; and of the one that makes up for answers of less than a mean (one model would,
+too, but with much more work)."""
 TOLERATED_PCT = 0.1  #: violations that a plan may have
 TAIL = 3.5  #: standard deviations of a service time that are allowed for
 BOOT_TAIL = 1.5  #: standard deviations of a boot time by which machines are ordered early
@@ -92,6 +93,12 @@ class Plan:
     batch_wait_s: tuple[float, ...]  #: [P]
     margin: float  #: points of accuracy by which classes aim over their mean
 
+    def same(self, other: Plan) -> bool:
+        """Return whether both serve alike, whatever their margins."""
+        mine, its = ((p.lanes, p.batch_max, p.batch_wait_s) for p in (self, other))
+        arrays = zip((self.machines, *self.weights), (other.machines, *other.weights), strict=True)
+        return mine == its and all(np.array_equal(a, b) for a, b in arrays)
+
 
 class _Way:
     """How a plan serves, before machines are counted: batch sizes, waits and where a class goes at the last moment."""
@@ -119,13 +126,14 @@ class _Way:
         way, pools = self.cascades[o.model - n]
         return list(zip(pools, way[:2], strict=True))
 
-    def service_s(self, o: Option) -> float:
-        """Return the longest time from dispatch to answer that is allowed for."""
-        return self._answer_s(self.places(o))
-
-    def _answer_s(self, places: Sequence[tuple[int, int]]) -> float:
+    def service_s(self, places: Sequence[tuple[int, int]]) -> float:
+        """Return the longest time that is allowed for from the first dispatch to the answer."""
         mean = sum(self.scenario.pools[p].service_s(m, self.batch[p]) for p, m in places)
         return mean * (1 + TAIL * self.scenario.service.spread) + sum(self.wait_s[p] for p, _ in places[1:])
+
+    def answer_s(self, places: Sequence[tuple[int, int]]) -> float:
+        """Return the same from the arrival at an idle pool, where the batch may wait to fill."""
+        return self.wait_s[places[0][0]] + self.service_s(places)
 
     def _executable(self, k: int) -> list[Option]:
         """Return the options of a class that can be used, with the work or dollars that they then take."""
@@ -133,36 +141,33 @@ class _Way:
         everything = range(len(pools))
         kinds = machine_kinds(self.scenario, everything)
         for o in class_options(self.scenario, wanted, kinds, everything):
-            if self._late(k, o):
+            if self._late(k, [(o.pool, o.model)]):
                 continue
             pool, b = pools[o.pool], self.batch[o.pool]
-            if pool.is_function:
-                found.append(replace(o, usd=self._usd(o.pool, o.model), work_s=0.0))
-            else:
-                found.append(replace(o, work_s=pool.service_s(o.model, b) / b))
-        margins = CASCADE_MARGINS[: 1 if wanted.mean_accuracy_pct is None else 2]
-        for margin in margins if self.how.cascades else ():
-            ways = [self._cascade(k, kind.pool, v, margin) for v, kind in enumerate(kinds)]
-            found += filter(None, [*ways, self._function_cascade(k, margin)])
+            usd, work_s = (
+                (self._usd(o.pool, o.model), 0.0) if pool.is_function else (0.0, pool.service_s(o.model, b) / b)
+            )
+            found.append(replace(o, usd=usd, work_s=work_s))
+        if self.how.cascades:
+            ways = [self._cascade(k, kind.pool, v, CASCADE_MARGINS[0]) for v, kind in enumerate(kinds)]
+            found += filter(None, [*ways, self._function_cascade(k, CASCADE_MARGINS[0])])
         return sorted(found, key=lambda o: o.kind < 0)  # machines first
 
-    def _late(self, k: int, o: Option) -> bool:
-        return self.service_s(o) + self.wait_s[o.pool] > LATEST_SHARE * self.scenario.classes[k].slo_s
+    def _late(self, k: int, places: Sequence[tuple[int, int]]) -> bool:
+        return self.answer_s(places) > LATEST_SHARE * self.scenario.classes[k].slo_s
 
-    def _usd(self, p: int, model: int) -> float:
+    def _usd(self, pool: int, model: int) -> float:
         """Return dollars a request of full batches on functions."""
-        pool, b = self.scenario.pools[p], self.batch[p]
-        return (pool.service_s(model, b) * pool.usd_per_busy_hour / 3600 + pool.usd_per_request) / b
+        return self.functions.cost_usd(pool, model, self.batch[pool]) / self.batch[pool]
 
     def _cascade(self, k: int, p: int, kind: int, margin: float) -> Option | None:
         """Return the cascade of least work on a pool that is in time; both models have functions if there are any."""
         functions = self.functions
         models = [m for m in self.scenario.pools[p].models if not functions.pools or functions.same(k, m)]
         for seconds, way in functions.selector.cascades(k, p, self.batch[p], models, margin):
-            option = self._staged(k, way, (p, p), kind, margin)
-            left_s = self._left_s(k, way) if functions.pools else 0.0
-            if not self._late(k, option) and left_s <= LATEST_SHARE * self.scenario.classes[k].slo_s:
-                return replace(option, work_s=seconds / self.batch[p])
+            left = [self._function(k, m) for m in way[:2]] if functions.pools else []
+            if not self._late(k, [(p, m) for m in way[:2]]) and not (left and self._late(k, left)):
+                return replace(self._staged(k, way, (p, p), kind, margin), work_s=seconds / self.batch[p])
         return None
 
     def _function_cascade(self, k: int, margin: float) -> Option | None:
@@ -173,11 +178,10 @@ class _Way:
             way for p in functions.pools for _, way in functions.selector.cascades(
                 k, p, 1, [m for m in self.scenario.pools[p].models if m in place], margin)
         }  # fmt: skip
-        found = [(sum(share * self._usd(place[m], m) for m, share in stages_of(way)), way) for way in ways]
+        found = [(a_request(((way, 1.0),), lambda m: self._usd(place[m], m)), way) for way in ways]
         for usd, way in sorted(found):
-            option = self._staged(k, way, (place[way.cheap], place[way.better]), -1, margin)
-            if not self._late(k, option):
-                return replace(option, usd=usd)
+            if not self._late(k, [(place[m], m) for m in way[:2]]):
+                return replace(self._staged(k, way, (place[way.cheap], place[way.better]), -1, margin), usd=usd)
         return None
 
     def _staged(self, k: int, way: Cascade, pools: tuple[int, int], kind: int, margin: float) -> Option:
@@ -185,6 +189,21 @@ class _Way:
         at = len(self.scenario.models) + len(self.cascades) - 1
         accuracy = wanted_pct(self.scenario.classes[k]) + margin
         return Option(pools[0], at, kind, 0.0, 0.0, accuracy, self.batch[pools[0]], 0.0)
+
+    def spare(self, k: int, most: Option) -> Option | None:
+        """Return what class ``k`` is to be asked of if its answers so far were below the mean; None without a mean.
+
+        A cascade, or else a model, of somewhat more than the mean, where ``most`` of the class is served: elsewhere
+        there may be no machines. It is no part of the plan.
+        """
+        mean, found = self.scenario.classes[k].mean_accuracy_pct, None
+        if mean is None:
+            return None
+        if self.how.cascades:
+            margin, on_machines = CASCADE_MARGINS[1], most.kind >= 0
+            found = self._cascade(k, most.pool, most.kind, margin) if on_machines else self._function_cascade(k, margin)
+        above = [o for o in self.options[k] if o.pool == most.pool and o.accuracy > mean + MARGINS[-1]]
+        return found or min(above, key=lambda o: o.accuracy, default=None)
 
     def fallback(self, k: int) -> Option | None:
         """Return the cheapest function that meets the class's accuracy, or else its most accurate one."""
@@ -204,17 +223,12 @@ class _Way:
         function, slo_s = self.fallback(k), self.scenario.classes[k].slo_s
         if function is None:
             return -np.inf
-        needed = self.service_s(function) + self.wait_s[function.pool] + LEAVES_S
+        needed = self.answer_s(self.places(function)) + LEAVES_S
         if cascade := self.cascade_of(mine):  # both stages leave for their own functions
-            needed = self._left_s(k, cascade)
+            needed = self.answer_s([self._function(k, m) for m in cascade[:2]]) + 2 * LEAVES_S
         if needed + self.scenario.function.init_s < 0.6 * slo_s:
             needed += self.scenario.function.init_s
-        return min(max(needed, self.service_s(mine)), 0.8 * slo_s)
-
-    def _left_s(self, k: int, way: Cascade) -> float:
-        """Return the time that both stages take if each leaves a machine's queue for its function."""
-        places = [self._function(k, m) for m in way[:2]]
-        return self._answer_s(places) + self.wait_s[places[0][0]] + 2 * LEAVES_S
+        return min(max(needed, self.service_s(self.places(mine))), 0.8 * slo_s)
 
     def rescue(self, k: int, mine: Option) -> Option:
         """Return the quickest model of the same pool: it answers where ``mine`` would be too late."""
@@ -237,7 +251,7 @@ class _Way:
         if slack_s == -np.inf:
             return unsure(first), second
         quick, slow = (self._function(k, m) for m in cascade[:2])
-        rest_s = max(self._answer_s([(mine.pool, cascade.better)]), self._answer_s([slow]) + LEAVES_S)
+        rest_s = max(self.service_s([(mine.pool, cascade.better)]), self.service_s([slow]) + LEAVES_S)
         return first, unsure(Step(*quick)), replace(second, leave_slack_s=rest_s), Step(*slow)
 
     def lane(self, k: int, mine: Option) -> Lane:
@@ -248,7 +262,7 @@ class _Way:
         if mine.kind < 0:
             return Lane((Step(mine.pool, mine.model),), mine.accuracy)
         if self.scenario.classes[k].mean_accuracy_pct is not None and quick.model != mine.model:
-            slack, late_slack = self.leave_slack_s(k, quick), self.service_s(mine)
+            slack, late_slack = self.leave_slack_s(k, quick), self.service_s(self.places(mine))
             first = Step(mine.pool, mine.model, leave_slack_s=slack, late_model=quick.model, late_slack_s=late_slack)
         else:
             first = Step(mine.pool, mine.model, leave_slack_s=self.leave_slack_s(k, mine))
@@ -271,15 +285,13 @@ class _Way:
         return r, solve(r)
 
     def _counted_on(self, k: int, o: Option) -> bool:
-        stages, wanted = self.places(o), self.how.functions
-        if len(stages) > 1 and o.accuracy > wanted_pct(self.scenario.classes[k]) + CASCADE_MARGINS[0] + 1e-9:
-            return False  # kept for what falls short of the mean
-        if o.kind >= 0 or wanted is Functions.ALL:
+        places = self.places(o)
+        if o.kind >= 0 or self.how.functions is Functions.ALL:
             return True
-        if wanted is Functions.ONE_MODEL:
-            return len(stages) == 1
-        cold_s = self.wait_s[o.pool] + self.service_s(o) + len(stages) * self.scenario.function.init_s
-        return cold_s <= self.scenario.classes[k].slo_s
+        cold_s = self.answer_s(places) + len(places) * self.scenario.function.init_s
+        return (
+            len(places) == 1 if self.how.functions is Functions.ONE_MODEL else cold_s <= self.scenario.classes[k].slo_s
+        )
 
 
 def _best_way(scenario: Scenario, workload: Workload, seed: int, slot_s: float, how: How) -> _Way:
@@ -333,18 +345,6 @@ def _weights(r: Relaxation, x: Solution, k: int, options: list[Option]) -> np.nd
     return np.where(total > 0, served / np.maximum(total, 1e-12), mean / mean.sum())
 
 
-def _spare(wanted: RequestClass, options: list[Option], share: np.ndarray) -> np.ndarray:
-    """Return, [options], the lane of more than the mean accuracy to ask of answers if those so far were below it.
-
-    It is where most of the class is served by the plan's ``share`` [T, options]: elsewhere there may be no machines.
-    """
-    mean, pool = wanted.mean_accuracy_pct, options[int(share.sum(axis=0).argmax())].pool
-    above = [
-        j for j, o in enumerate(options) if mean is not None and o.pool == pool and o.accuracy > mean + MARGINS[-1]
-    ]
-    return np.arange(len(options)) == min(above, key=lambda j: (options[j].accuracy, j), default=None)
-
-
 def make_plans(
     workload: Workload, scenario: Scenario, seed: int, slot_s: float, how: How = HOWS[0]
 ) -> Callable[[float, float], Plan]:
@@ -354,9 +354,10 @@ def make_plans(
     lanes, weights = [], []
     for k, mine in enumerate(way.options):
         share = _weights(r, x, k, mine)
-        used = np.flatnonzero(share.any(axis=0) | _spare(scenario.classes[k], mine, share))
-        lanes.append(tuple(way.lane(k, mine[i]) for i in used))
-        weights.append(share[:, used])
+        used = [i for i in range(len(mine)) if share[:, i].any()]
+        own, spare = [mine[i] for i in used], way.spare(k, mine[int(share.sum(axis=0).argmax())])
+        lanes.append(tuple(way.lane(k, o) for o in [*own, *([] if spare is None or spare in own else [spare])]))
+        weights.append(np.pad(share[:, used], ((0, 0), (0, len(lanes[k]) - len(own)))))
 
     def plan(reserve: float, margin: float) -> Plan:
         return Plan(
@@ -377,13 +378,16 @@ def best_plan(
     Raises:
         InputError: a class that nothing can serve in time.
     """
-
-    def best(how: How) -> tuple[bool, float, Plan]:
-        return _best_reserve(make_plans(workload, scenario, seed, SLOT_S, how), workload, scenario, seed, execute)
-
-    found = [best(how) for how in HOWS if cascades]
-    if all(bad for bad, *_ in found):
-        found.append(best(How(cascades=False)))  # dearer, but may be in time where no cascade is
+    found: list[tuple[bool, float, Plan]] = []
+    tried: list[Plan] = []
+    for how in (*(HOWS if cascades else ()), How(cascades=False)):
+        if not how.cascades and not all(bad for bad, *_ in found):
+            break  # one model an answer is dearer, but may be in time where no cascade is
+        plan = make_plans(workload, scenario, seed, SLOT_S, how)
+        first = plan(RESERVES[0], MARGINS[0])
+        if not any(first.same(other) for other in tried):
+            found.append(_best_reserve(plan, workload, scenario, seed, execute))
+        tried.append(first)
     return min(found, key=lambda one: one[:2])[2]
 
 
@@ -393,18 +397,20 @@ def _best_reserve(
 ) -> tuple[bool, float, Plan]:  # fmt: skip
     """Return the best of the plans with some reserve: whether it violates too much, by how much or at what cost."""
     best: tuple[bool, float, Plan] | None = None
+    mine: Plan | None = None
     for reserve in RESERVES:
-        if best is not None and np.array_equal(plan(reserve, MARGINS[0]).machines, best[2].machines):
+        before, mine = mine, plan(reserve, MARGINS[0])
+        if before is not None and mine.same(before):
             continue  # whole machines: the same fleet
         for margin in MARGINS:
-            mine = plan(reserve, margin)
-            seen = simulate(scenario, workload, execute(mine), seed).summary
+            aimed = replace(mine, margin=margin)
+            seen = simulate(scenario, workload, execute(aimed), seed).summary
             missed = seen["accuracy_violation_pct"]
             if missed <= TOLERATED_PCT:
                 break
         violated = max(seen["slo_violation_pct"], missed)
         bad = violated > TOLERATED_PCT
-        found = (bad, violated if bad else seen["cost_usd"], mine)
+        found = (bad, violated if bad else seen["cost_usd"], aimed)
         if best is None or found[:2] < best[:2]:
             best = found
         elif not best[0] and seen["cost_usd"] > TOO_DEAR * best[1]:
