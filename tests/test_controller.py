@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from selfserve import controller
-from selfserve.analytic import NAMES, Pilot, multipliers
+from selfserve.analytic import NAMES, Pilot, multipliers, rounding
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, NUMBERS, OBSERVATIONS, Case, Flock, Seen
 from selfserve.policies import make_policy
@@ -125,6 +127,44 @@ def test_formulas_measure_service_times():
         seen = simulator.advance(pilot.flock.decision(pilot.orders()))
     assert pilot.measured()[0] == pytest.approx(0.8, abs=0.01)
     assert multipliers({"headroom": 1.3})[NAMES.index("headroom")] == 1.3
+
+
+@pytest.mark.parametrize("price", [0.05, 0.2, 0.35, 0.55])
+@pytest.mark.parametrize("spread", [0.01, 0.1, 0.4, 3.0])
+def test_a_part_of_a_machine_is_a_whole_one_where_that_pays(price, spread):
+    """Against the normal load's own: the machines at which one more saves just what it costs."""
+
+    def saved(n):  # of a standard load's work, what the machine after n takes
+        over = [spread * (norm.pdf(x / spread) - x / spread * norm.sf(x / spread)) for x in (n, n + 1)]
+        return over[0] - over[1] - price
+
+    exact = norm.isf(price) * spread - brentq(saved, -10 * spread - 2, 10 * spread + 2)
+    assert rounding(np.array(price), np.array(spread)) == pytest.approx(exact, abs=0.03)
+
+
+def test_formulas_measure_what_machines_carry():
+    scenario, workload = small()
+    pilot = Pilot(Flock([Case(scenario, workload.history, 10.0)]))
+    flock, headroom = pilot.flock, []
+
+    def see(load, ready, on_functions):
+        seen, unit = controller.nothing_seen(flock), flock.unit[0, 0]
+        seen.time_s, seen.interval_s = 10.0 * (len(headroom) + 1), 10.0
+        seen.arrivals[0, 0], seen.ready[0, flock.at_home[0, :, 0] > 0] = load * 10 / unit, ready
+        seen.served[0, flock.function[0], 0, 0] = on_functions * 10 / unit
+        pilot.observe(seen)
+        headroom.append(pilot.settings()[0, NUMBERS.index("headroom")])
+
+    for _ in range(400):
+        see(20.0, 20, 2.0)  # a tenth leaves, though the machines should just do
+    assert pilot.strain[0] == pytest.approx(1.1, abs=0.01)
+    for _ in range(100):
+        see(20.0, 23, 0.0)  # that nothing leaves where they should do anyway says nothing
+    assert pilot.strain[0] == pytest.approx(1.1, abs=0.01)
+    for _ in range(400):
+        see(20.0, 20, 0.0)
+    assert pilot.strain[0] == pytest.approx(1.0, abs=0.01)
+    assert headroom[-1] < headroom[399] == pytest.approx(headroom[499], rel=0.01)
 
 
 def test_a_rollout_is_the_simulators_run():

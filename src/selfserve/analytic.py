@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from scipy.special import ndtr
 
 from selfserve.features import AT, STATICS, Case, Flock, Orders, Seen
 from selfserve.scenario import Scenario
@@ -22,7 +23,7 @@ FOLDER = Path(__file__).parent / "controllers"
 """Tuned constants and trained controllers."""
 
 MULTIPLIERS: dict[str, tuple[float, float, float]] = {
-    "headroom": (1.02, 0.7, 1.3),  # machines over the load, half a one included for rounding up
+    "headroom": (1.02, 0.7, 1.3),  # machines over the load, what rounding up adds included
     "quantile": (1.0, 0.0, 2.5),  # times the newsvendor's quantile of the function over machine price
     "safety": (-0.5, -1.0, 1.5),  # standard deviations on top
     "fast": (0.4, 0.1, 1.5),  # quick average's time constant at a boot of 100 s, boot times
@@ -30,6 +31,9 @@ MULTIPLIERS: dict[str, tuple[float, float, float]] = {
     "trust": (0.3, 0.0, 1.0),  # how far the time constant follows the average that erred least of late
     "slow": (3.3, 0.5, 12.0),
     "weight": (0.8, 0.0, 1.6),
+    "rounding": (1.0, 0.0, 1.5),  # how far prices decide when a part of a machine is a whole one; 0: at a half
+    "spread": (0.7, 0.0, 2.0),  # of the load around what is expected, over its changes in a boot time
+    "capacity": (0.8, 0.0, 1.5),  # how far measured strain counts
     "hold": (3.0, 0.05, 6.0),  # boot times, at functions three times as dear as machines
     "hold_by_price": (0.5, -1.0, 2.0),  # its exponent of the price ratio
     "hold_by_spot": (0.0, 0.0, 2.0),  # how far the price ratio counts the price of spot machines
@@ -49,6 +53,8 @@ MEASURED = (0.6, 1.6)
 """What a measured service time may be of the believed one; beyond it the measurement is not believed."""
 LEAST_MARGIN, WAITS = 1.2, 0.85
 """A margin is not lowered below this, p99 service times; elsewhere it leaves a request this share of its SLO."""
+FULL, STRAIN_KEPT, MOST_STRAIN = (0.5, 1.3), 3.0, 1.5
+"""Strain is measured where the load is within these parts of the machines ready; over these boot times; its most."""
 ERRORS_KEPT = 20.0
 """Boot times over which the errors of the averages are remembered."""
 _HOME_STATICS = {name: STATICS.index(name) for name in ("function_price", "service_spread", "spot_price")}
@@ -90,6 +96,9 @@ class Pilot:
         """Forget what was measured."""
         n = len(self.values)
         self._busy, self._expected = np.zeros(n), np.zeros(n)
+        self.strain = np.ones(n)
+        """[E] load that the machines are full at, over what they are believed to carry; more where batches stay small
+        or bursts within seconds leave for functions while machines idle a moment later."""
         self.errors = np.ones((n, len(WINDOWS)))
         """[E, J] mean absolute error of each average of the load as a forecast at the boot horizon, relative."""
         self.flock.base = self.settings()
@@ -108,18 +117,37 @@ class Pilot:
             self._busy = keep * self._busy + (seen.busy_slot_s * machines).sum(axis=1)
             self._expected = keep * self._expected + (expected * machines).sum(axis=1)
             self._judge(seen)
+            self._measure_strain(seen)
         flock.base = self.settings()
 
     def _judge(self, seen: Seen) -> None:
         """Compare what each average of a boot time ago said with the load now."""
         flock, e = self.flock, np.arange(len(self.values))
-        unit = flock.work[:, 0, :, 0]
+        unit = flock.unit
         before = flock.past[e, flock._at + flock._room - flock._lag]
         said = (before * unit[:, None]).sum(axis=2)
         now = (seen.arrivals / seen.interval_s * unit).sum(axis=1)
         known = (flock._n_past > flock._lag) & said.any(axis=1)
         part = known * np.minimum(1.0, seen.interval_s / (ERRORS_KEPT * flock.boot_s))
         self.errors += part[:, None] * (np.abs(said - now[:, None]) / flock.slow()[:, None] - self.errors)
+
+    def _measure_strain(self, seen: Seen) -> None:
+        """Compare what functions answered with what the machines had no room for, by the load as it came."""
+        flock, factor = self.flock, self.measured()
+        answered = (seen.served.sum(axis=2) * flock.function[:, :, None]).sum(axis=1)
+        load, over = (factor * (x * flock.unit).sum(axis=1) / seen.interval_s for x in (seen.arrivals, answered))
+        ready = (seen.ready * ~flock.function).sum(axis=1)
+        full = (ready > 0) & (load > FULL[0] * ready) & (load < FULL[1] * ready)
+        part = full * np.minimum(1.0, seen.interval_s / (STRAIN_KEPT * flock.boot_s))
+        error = over - np.maximum(0.0, self.strain * load - ready)
+        self.strain = np.clip(self.strain + part * error / np.maximum(load, 1e-9), 1.0, MOST_STRAIN)
+
+    def _rounding(self, how_far: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Return :func:`rounding` where the load is served, [E], as far from a half as asked."""
+        flock = self.flock
+        role = np.where(flock.has_spot[:, None] > 0, flock.of_role[:, 1], flock.of_role[:, 0])
+        price = ndtr(-(flock.pays * role).sum(axis=1) / np.maximum(1, role.sum(axis=1)))
+        return 0.5 + how_far * (rounding(price, spread * flock.change()) - 0.5)
 
     def measured(self) -> np.ndarray:
         """Return mean service times over the believed ones, [E]; 1 until a minute of work was seen."""
@@ -146,9 +174,10 @@ class Pilot:
         quick = np.exp(-4 * self.errors / self.errors.min(axis=1, keepdims=True))
         follow = (quick * np.log(WINDOWS)).sum(axis=1) / quick.sum(axis=1)
         fast = (1 - c["trust"]) * (np.log(c["fast"]) + c["fast_by_boot"] * np.log(boot)) + c["trust"] * follow
+        part, strain = self._rounding(c["rounding"], c["spread"]), 1 + c["capacity"] * (self.strain - 1)
         hold = c["hold"] * price ** c["hold_by_price"] * boot ** c["hold_by_boot"]
         found = {
-            "headroom": factor * np.maximum(0.7, c["headroom"] - 0.5 / np.maximum(1.0, flock.slow())),
+            "headroom": factor * strain * np.maximum(0.7, c["headroom"] - part / np.maximum(1.0, flock.slow())),
             "safety": factor * (c["quantile"] * pays + c["safety"]) - pays,
             "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
             "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
@@ -180,6 +209,20 @@ class Pilot:
     def orders(self) -> Orders:
         """Return what the formulas decide."""
         return self.flock.decide(self.flock.base, self.flock.base_level)
+
+
+def rounding(price: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the part of a machine above which a whole one is taken, of the machines at the newsvendor's quantile.
+
+    With n machines one more takes E[min(max(load - n, 0), 1)] of their work from functions. It pays where that is more
+    than its price over that of a machine's work on functions. A load that is sure needs it above that part, then, and
+    one that spreads over many machines above a half; between them this is a fit, within 0.03 of normal loads.
+
+    Args:
+        price: of a machine over that of its work on functions, 0.03 to 0.6.
+        spread: standard deviation of the load, machines.
+    """
+    return 0.5 + (price - 0.5) / (1 + 5 * spread)
 
 
 def _before(case: Case, models: int) -> np.ndarray:

@@ -113,8 +113,8 @@ class Case:
         self, scenario: Scenario, history: np.ndarray, interval_s: float, settings: PlannerSettings | None = None,
         *, cascades: bool = True,
     ) -> None:  # fmt: skip
-        self.scenario, self.interval_s, self.settings = scenario, interval_s, settings or PlannerSettings()
-        self.history = history
+        self.scenario, self.history, self.interval_s = scenario, history, interval_s
+        self.settings = settings or PlannerSettings()
         self.state = state = Steering(scenario, history, interval_s, cascades=cascades)
         pools, n, grid = scenario.pools, len(scenario.classes), np.arange(LEVELS) / (LEVELS - 1)
         self.homes, self.has_spot = np.array(state.homes.pool_of), float(state.spots is not None)
@@ -240,12 +240,13 @@ class Flock:
         self.late_s, self.batch_s, self.rest_s = wide("late_s"), wide("batch_s"), wide("rest_s")
         self.share = np.stack([np.pad(c.share, [(0, 0), (0, 0), (0, r - c.share.shape[2])]) for c in cases])
         self.work, self.price = np.stack([c.work for c in cases]), np.stack([c.price for c in cases])
+        self.unit = self.work[:, 0, :, 0]
+        """[E, K] machine-seconds of a request at home."""
         self.group, self.statics = np.stack([c.group for c in cases]), np.stack([c.statics for c in cases])
         self.stated, self.target_pct = np.stack([c.stated for c in cases]), np.stack([c.target_pct for c in cases])
         self.window_s = np.stack([c.window_s for c in cases])
-        self.warmup_s = np.array([c.scenario.warmup_s for c in cases])
-        self.boot_s, self.has_spot = np.array([c.state.boot_s for c in cases]), np.array([c.has_spot for c in cases])
-        self.init_s = np.array([c.scenario.function.init_s for c in cases])
+        self.boot_s, self.has_spot = np.array([[c.state.boot_s, c.has_spot] for c in cases]).T
+        self.init_s, self.warmup_s = np.array([[c.scenario.function.init_s, c.scenario.warmup_s] for c in cases]).T
         self.slo_s = np.array([[x.slo_s for x in c.scenario.classes] for c in cases])
         self.base = np.array([[getattr(c.settings, name) for name in NUMBERS] for c in cases])
         self.base_level = np.array([c.settings.levels or (0.0,) * k for c in cases])
@@ -303,7 +304,7 @@ class Flock:
 
     def observe(self, seen: Seen) -> None:
         """Take in the interval that just ended (an observation at time 0 says nothing about load)."""
-        first, self.seen = self.seen is None, seen
+        self.seen = seen
         if seen.time_s <= 0:
             return
         rate = seen.arrivals / seen.interval_s
@@ -322,18 +323,17 @@ class Flock:
         self.changes += part * (change[:, :, None] * change[:, None, :] - self.changes)
         self.trouble *= np.exp(-seen.interval_s / self.boot_s)[:, None]
         self.trouble += seen.lost + seen.refused
-        self._judge(seen, rate, before, first)
+        self._judge(seen, rate, before)
 
     def _before(self, lag: np.ndarray) -> np.ndarray:
         """Return the load in machines [E] that the uncorrected planner expected ``lag`` [E] intervals ago for now."""
         averages = self.past[self._worlds[:, 0], self._at + self._room + 1 - lag]
-        return (smoothed(averages[:, None], self.base)[:, 0] * self.work[:, 0, :, 0]).sum(axis=1)
+        return (smoothed(averages[:, None], self.base)[:, 0] * self.unit).sum(axis=1)
 
-    def _judge(self, seen: Seen, rate: np.ndarray, expected: np.ndarray, first: bool) -> None:
+    def _judge(self, seen: Seen, rate: np.ndarray, expected: np.ndarray) -> None:
         """Keep the averages of forecast errors, violations, function use and accuracy that observations show."""
-        load = (rate * self.work[:, 0, :, 0]).sum(axis=1)
-        error, slow = load - expected, self.slow()
-        part = np.minimum(1.0, self.interval_s / (5 * self.boot_s))
+        load = (rate * self.unit).sum(axis=1)
+        error, slow, part = load - expected, self.slow(), np.minimum(1.0, self.interval_s / (5 * self.boot_s))
         self.bias += part * (error / slow - self.bias)
         self.error += part * (np.abs(error) / slow - self.error)
         arrived, late = seen.arrivals.sum(axis=1), seen.late.sum(axis=1)
@@ -352,7 +352,11 @@ class Flock:
 
     def slow(self) -> np.ndarray:
         """Return the slow average of the load that all else is relative to, machines [E]."""
-        return np.maximum((self.averages[:, -1] * self.work[:, 0, :, 0]).sum(axis=1), 1e-3)
+        return np.maximum((self.averages[:, -1] * self.unit).sum(axis=1), 1e-3)
+
+    def change(self) -> np.ndarray:
+        """Return the standard deviation of what the load did over past boot times, machines [E]."""
+        return np.sqrt(np.maximum(0.0, np.einsum("ek,ekl,el->e", self.unit, self.changes, self.unit)))
 
     def debt(self) -> np.ndarray:
         """Return accuracy points [E, K] by which the present window misses its mean target (negative: to spare)."""
@@ -361,14 +365,12 @@ class Flock:
 
     def observations(self, action: np.ndarray) -> np.ndarray:
         """Return what a controller sees, float32 [E, len(OBSERVATIONS)]; ``action`` is the filtered one in force."""
-        seen, slow, n = self.seen, self.slow()[:, None], len(action)
+        seen, unit, slow, n = self.seen, self.unit, self.slow()[:, None], len(action)
         assert seen is not None  # an observation comes first
         top = self._at + self._room + 1
-        unit = self.work[:, 0, :, 0]
         loads = (self.rates[:, top - SEEN : top] @ unit[:, :, None])[:, :, 0] / slow
         sums = np.cumsum(loads[:, ::-1], axis=1)
         averages = (self.averages[:, :-1:2] @ unit[:, :, None])[:, :, 0] / slow
-        change = np.sqrt(np.maximum(0.0, ((self.changes @ unit[:, :, None])[:, :, 0] * unit).sum(axis=1)))
         machines = np.stack(
             [seen.ready, seen.booting, self.targets, seen.busy_slot_s / np.maximum(1, self.slots)], axis=2
         )
@@ -386,7 +388,7 @@ class Flock:
         found = [
             loads[:, -1:] - 1, loads[:, -2:-1] - 1, sums[:, [2, 5, 11, 29]] / (3, 6, 12, 30) - 1,
             loads.max(axis=1, keepdims=True) - 1, loads.std(axis=1, keepdims=True), averages - 1,
-            np.stack([self.bias, self.error, change / slow[:, 0]], axis=1),
+            np.stack([self.bias, self.error, self.change() / slow[:, 0]], axis=1),
             np.stack([*(x / slow for x in (ready, booting, planned)), busy, np.log1p(queue)], axis=2).reshape(n, -1),
             np.stack([age, self.function_share, self.function_spend, *late], axis=1),
             np.swapaxes(self.group @ per_class, 1, 2).reshape(n, -1),
@@ -434,9 +436,8 @@ class Flock:
 
     def _spot(self, share: np.ndarray, caution: np.ndarray) -> np.ndarray:
         assert self.seen is not None  # checked by the caller
-        spot = self.of_role[:, 1]
-        trouble = (self.trouble * spot).sum(axis=1)
-        alive = ((self.seen.ready + self.seen.booting) * spot).sum(axis=1)
+        known = (self.trouble, self.seen.ready + self.seen.booting)
+        trouble, alive = ((x * self.of_role[:, 1]).sum(axis=1) for x in known)
         part = np.divide(trouble, trouble + alive, out=np.zeros(len(share)), where=trouble > 0.05)
         return self.has_spot * share * (1 - part) ** caution
 
@@ -481,8 +482,7 @@ def smoothed(averages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     grid = np.log(WINDOWS)
     at = np.clip((times - grid[0]) / (grid[1] - grid[0]), 0, len(WINDOWS) - 1)
     low = np.minimum(at.astype(int), len(WINDOWS) - 2)
-    part = at - low
-    weight = numbers[:, AT["weight"]]
+    part, weight = at - low, numbers[:, AT["weight"]]
     factor, worlds = np.zeros((len(numbers), len(WINDOWS))), np.arange(len(numbers))
     for column, share in ((0, weight), (1, 1 - weight)):
         factor[worlds, low[:, column]] += share * (1 - part[:, column])
