@@ -474,19 +474,8 @@ class Flock:
 
 
 def smoothed(averages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return the load that settings [E, N] make of averages [E, H, J, K], shape [E, H, K].
-
-    As :func:`selfserve.steering.smoothed`, by one weight a window.
-    """
-    times = np.log(numbers[:, [AT["fast"], AT["slow"]]])
-    grid = np.log(WINDOWS)
-    at = np.clip((times - grid[0]) / (grid[1] - grid[0]), 0, len(WINDOWS) - 1)
-    low = np.minimum(at.astype(int), len(WINDOWS) - 2)
-    part, weight = at - low, numbers[:, AT["weight"]]
-    factor, worlds = np.zeros((len(numbers), len(WINDOWS))), np.arange(len(numbers))
-    for column, share in ((0, weight), (1, 1 - weight)):
-        factor[worlds, low[:, column]] += share * (1 - part[:, column])
-        factor[worlds, low[:, column] + 1] += share * part[:, column]
+    """Return the load that settings [E, N] make of averages [E, H, J, K], shape [E, H, K]."""
+    factor = steering.mixing(*(numbers[:, AT[name]] for name in ("fast", "slow", "weight")))
     n, h, j, k = averages.shape
     if h == 1:
         return np.maximum((factor[:, None, :, None] * averages).sum(axis=2), 0.0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -249,13 +250,20 @@ class Steering:
         return self._mixes[key]
 
 
+def mixing(fast: Any, slow: Any, weight: Any) -> np.ndarray:
+    """Return the part that settings, numbers or [E], give each average of :data:`WINDOWS`, [J] or [E, J].
+
+    Time constants between two windows are interpolated in their logarithm.
+    """
+    places = np.arange(len(WINDOWS))
+    at = np.interp(np.log([fast, slow]), np.log(WINDOWS), places)[..., None]
+    near_fast, near_slow = np.maximum(0.0, 1 - np.abs(at - places))
+    return np.asarray(near_slow + np.asarray(weight)[..., None] * (near_fast - near_slow))
+
+
 def smoothed(averages: np.ndarray, settings: PlannerSettings) -> np.ndarray:
     """Return the load that settings make of averages [.., J, K], requests/s, shape [.., K]."""
-    at = np.interp(np.log([settings.fast, settings.slow]), np.log(WINDOWS), np.arange(len(WINDOWS)))
-    low = np.minimum(at.astype(int), len(WINDOWS) - 2)
-    part = (at - low)[:, None]
-    fast, slow = np.moveaxis((1 - part) * averages[..., low, :] + part * averages[..., low + 1, :], -2, 0)
-    return np.maximum(slow + settings.weight * (fast - slow), 0.0)
+    return np.maximum(mixing(settings.fast, settings.slow, settings.weight) @ averages, 0.0)
 
 
 def steer(state: Steering, settings: PlannerSettings) -> Decision:
