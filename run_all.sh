@@ -118,8 +118,9 @@ retrain() {   # the seeds that are shipped in src/selfserve/controllers; one tha
     local folder=${SELFSERVE_RESULTS:-results}/controllers seed
     mkdir -p "$folder"
     for seed in 0 1 2 3 4 5 6 7 8 9; do
-        [ -e "$folder/net_$seed.safetensors" ] || python -m selfserve train --what net --seed $seed --out "$folder/net_$seed.safetensors"
-    done
+        [ -e "$folder/net_$seed.safetensors" ] || echo $seed
+    done | xargs -r -P "$(getconf _NPROCESSORS_ONLN)" -I SEED \
+        python -m selfserve train --what net --seed SEED --out "$folder/net_SEED.safetensors"
 }
 
 open_lab() {

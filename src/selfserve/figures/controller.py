@@ -204,7 +204,7 @@ def standing(table: pd.DataFrame) -> Figure:
             ax.plot(max(LEAST_LATE_PCT, row["violation_pct"]), row["to_bound"], label=row["policy"], **look)
         ax.axhline(1, color="black", linewidth=0.8)
         log_axis(ax.xaxis, (0.01, 0.1, 1, 10))
-        log_axis(ax.yaxis, (0.7, 1, 1.2, 1.5, 2, 3, 5, 10, 20))
+        log_axis(ax.yaxis, (0.7, 1, 1.5, 2, 3, 5, 10, 20, 50))
         ax.set(xlabel="late requests, %", title=market)
     axes[0, 0].set_ylabel("cost over the bound")
     return finish(fig, axes[0, 0], ncols=5, fontsize=8)
