@@ -351,7 +351,7 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
         reward, parts = self.course.score(seen)
         if self.render_mode:
             flock = self.course.flock
-            load = float(((seen.arrivals / seen.interval_s) * flock.work[:, 0, :, 0]).sum())
+            load = float(((seen.arrivals / seen.interval_s) * flock.unit).sum())
             ready, booting = ((flock.of_role[0] @ x[0]).tolist() for x in (seen.ready, seen.booting))
             self.log.append((seen.time_s, load, ready[0], ready[1], sum(booting), float(parts["violations"][0])))
         return reward, parts
