@@ -211,7 +211,7 @@ SHOWN = ("headroom", "safety", "fast", "hold", "leave_margin", "drain")
 
 
 def settings_map() -> pd.DataFrame:
-    """Return what the formulas set over the price of functions and over the boot time, at 1,000 requests/s in ``standard``."""
+    """Return what the formulas set over function price and boot time, at 1,000 requests/s in ``standard``."""
     load, rows = np.random.default_rng(0).poisson(1000.0, 4200).astype(float), []
     for what, (key, values) in SWEPT.items():
         for value in values:
