@@ -14,6 +14,7 @@ from selfserve.situations import sample
 from selfserve.studies import controller as study
 from selfserve.studies import controller_runs as runs
 from selfserve.studies import training as training_study
+from selfserve.workload import mean_work
 
 
 def table(costs, markets=("on-demand", "on-demand", "spot")):
@@ -123,7 +124,8 @@ def test_headroom_is_shifted():
 
 def test_the_expert_does_better_on_the_past_that_he_tuned_on():
     one = sample("evaluate", 28, machines=5, twins=True)
-    load = np.random.default_rng(0).poisson(60 + 50 * np.sin(np.arange(3600) / 200)).astype(float)
+    mean = 5 / mean_work(one.scenario)
+    load = np.random.default_rng(0).poisson(mean * (1 + 0.8 * np.sin(np.arange(3600) / 200))).astype(float)
     known = dict(constants("tuned"))
     found = training.tuned_on_past(one.scenario, load, 6)
     names = training.constant_space()

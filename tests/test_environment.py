@@ -20,6 +20,7 @@ from selfserve.situations import sample
 from selfserve.steering import PlannerSettings, Steering, steer
 from selfserve.studies import environment as study
 from selfserve.vector import InferenceServingVector, to_stable_baselines3
+from selfserve.warming import WARMED_FROM_S
 
 NAMES = ("selfserve:selfserve/InferenceServing-v0", "selfserve:selfserve/InferenceServingRaw-v0")
 SHORT = {
@@ -81,11 +82,15 @@ def test_a_seed_repeats_a_run_and_another_does_not():
     assert run(1) == run(1) != run(2)
 
 
+@pytest.mark.parametrize("warm_s", [None, 20.0])
 @pytest.mark.parametrize("cascades", [False, True])
 @pytest.mark.parametrize("index", [0, STORMY])
-def test_flock_decides_as_the_planner_does(index, cascades):
+def test_flock_decides_as_the_planner_does(index, cascades, warm_s):
     """Under random settings, a flock of one gives the decisions of ``steer``, to the last slack."""
     scenario, workload = short_case(index)
+    init_s = WARMED_FROM_S + 1 if warm_s else WARMED_FROM_S - 1
+    function = replace(scenario.function, init_s=init_s, keep_alive_s=warm_s or scenario.function.keep_alive_s)
+    scenario, called = replace(scenario, function=function), 0
     state = Steering(scenario, workload.history, 10.0, cascades=cascades)
     flock = Flock([Case(scenario, workload.history, 10.0, cascades=cascades)])
     simulator, rng = Simulator(scenario, workload, 10.0, histogram=False), np.random.default_rng(index)
@@ -105,6 +110,7 @@ def test_flock_decides_as_the_planner_does(index, cascades):
             (r for own in mine.routes for r in own), (r for own in theirs.routes for r in own), strict=True
         ):
             assert a.weight == pytest.approx(b.weight, abs=1e-12)
+            called += a.weight > 0 and scenario.pools[a.steps[0].pool].is_function
             for x, y in zip(a.steps, b.steps, strict=True):
                 assert x.leave_slack_s == pytest.approx(y.leave_slack_s) and x.late_slack_s == pytest.approx(
                     y.late_slack_s
@@ -112,6 +118,7 @@ def test_flock_decides_as_the_planner_does(index, cascades):
                 same = ("pool", "model", "admit", "late_model", "then", "unsure_share")
                 assert [getattr(x, n) for n in same] == [getattr(y, n) for n in same]
         seen = simulator.advance(theirs)
+    assert (called > 0) == bool(warm_s)
 
 
 def test_neutral_actions_are_the_planner():

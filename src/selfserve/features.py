@@ -19,6 +19,7 @@ from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
 from selfserve.selector import Cascade, stages_of
 from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering
+from selfserve.warming import called, warm_until
 
 GROUPS = 3
 """Request classes are seen in three groups by SLO, the tightest first, whatever their number."""
@@ -133,12 +134,15 @@ class Case:
         """Tabulate the routes, so that what moves with the settings is arithmetic on arrays."""
         state, pools = self.state, self.scenario.pools
         shape = len(self.routes), max(map(len, self.routes))
-        self.step, self.late_model = np.zeros(shape, np.int64), np.full(shape, -1)
+        self.step, self.second, self.late_model = np.zeros(shape, np.int64), *np.full((2, *shape), -1)
         self.target_s, (self.late_s, self.batch_s, self.rest_s) = np.full(shape, np.inf), np.zeros((3, *shape))
         self.side = np.zeros((*shape, 2))
         """[K, R, 2]: a route's weight is its model's share times ``side`` . (1, spot's part of the ready slots)."""
         self.share = np.zeros((len(self.routes), LEVELS, shape[1]))
-        for k, routes in enumerate(self.routes):
+        self.direct = np.zeros(shape)  # 1 where a route goes straight to a function, so that it is warm
+        for k, every in enumerate(self.routes):
+            routes = every[:-1] if state.calls.steps[k] else every
+            self.direct[k, len(routes) : len(every)] = 1
             shares = [dict(state.mix(k, self.homes[k], level)[0]) for level in grid]
             pairs, spot = [(steering.way_of(route), route) for route in routes], self.spots[k] != self.homes[k]
             split = {way for way, r in pairs if len(r.steps) > 1 and spot and r.steps[0].pool == self.spots[k]}
@@ -150,8 +154,8 @@ class Case:
                 if after:
                     self.target_s[k, i] = state.selector.latency_s(after[0].pool, after[0].model)
                 self.batch_s[k, i] = state.batch_s(step.pool, step.model)
-                if isinstance(way, Cascade):
-                    self.rest_s[k, i] = state.stage_s(k, step.pool, way.better)
+                if isinstance(way, Cascade):  # both stages wait in the same place
+                    self.second[k, i], self.rest_s[k, i] = len(first) + at, state.stage_s(k, step.pool, way.better)
                 else:
                     self.late_s[k, i] = state.selector.latency_s(step.pool, step.model)
                     self.late_model[k, i] = (state.selector.feasible(k, step.pool) or (step.model,))[0]
@@ -235,9 +239,11 @@ class Flock:
             np.pad(a := getattr(c, name), [(0, 0), (0, r - a.shape[1]), *[(0, 0)] * (a.ndim - 2)], constant_values=fill)
             for c in cases
         ])  # fmt: skip
-        self.step, self.late_model = wide("step").astype(np.int64), wide("late_model", -1).astype(np.int64)
+        self.step, self.second, self.late_model = (wide(x, -1).astype(int) for x in ("step", "second", "late_model"))
         self.target_s, self.side = wide("target_s", np.inf), wide("side")
         self.late_s, self.batch_s, self.rest_s = wide("late_s"), wide("batch_s"), wide("rest_s")
+        self.direct, calls = wide("direct"), [c.state.calls for c in cases]
+        *self._call, self.call_s = (np.stack([getattr(c, of) for c in calls]) for of in ("pool", "model", "service_s"))
         self.share = np.stack([np.pad(c.share, [(0, 0), (0, 0), (0, r - c.share.shape[2])]) for c in cases])
         self.work, self.price = np.stack([c.work for c in cases]), np.stack([c.price for c in cases])
         self.unit = self.work[:, 0, :, 0]
@@ -246,7 +252,9 @@ class Flock:
         self.stated, self.target_pct = np.stack([c.stated for c in cases]), np.stack([c.target_pct for c in cases])
         self.window_s = np.stack([c.window_s for c in cases])
         self.boot_s, self.has_spot = np.array([[c.state.boot_s, c.has_spot] for c in cases]).T
-        self.init_s, self.warmup_s = np.array([[c.scenario.function.init_s, c.scenario.warmup_s] for c in cases]).T
+        functions = [c.scenario.function for c in cases]
+        self.init_s, self._keep_alive_s = np.array([[f.init_s, f.keep_alive_s] for f in functions]).T
+        self.warmup_s = np.array([c.scenario.warmup_s for c in cases])
         self.slo_s = np.array([[x.slo_s for x in c.scenario.classes] for c in cases])
         self.base = np.array([[getattr(c.settings, name) for name in NUMBERS] for c in cases])
         self.base_level = np.array([c.settings.levels or (0.0,) * k for c in cases])
@@ -274,7 +282,8 @@ class Flock:
         )
         self.past, self.rates = np.zeros((n, 2 * self._room, len(WINDOWS), k)), np.zeros((n, 2 * self._room, k))
         self._n_past, self._n_rates = np.ones(n, int), np.zeros(n, int)
-        for e, state in enumerate(c.state for c in self.cases):
+        states = [c.state for c in self.cases]
+        for e, state in enumerate(states):
             averages = [a for _, a in state.past] or [state.averages]
             self._fill(self.past[e], averages)
             self._n_past[e] = len(averages)
@@ -285,9 +294,10 @@ class Flock:
             self._fill(self.rates[e], recent)
             self._n_rates[e] = len(recent)
         self._at = self._room - 1
-        self.averages = np.stack([c.state.averages for c in self.cases])
-        self.changes = np.stack([c.state.changes for c in self.cases])
-        self.trouble = np.zeros((n, self.pools))
+        self.averages, self.changes = (
+            np.stack(x) for x in zip(*[(s.averages, s.changes) for s in states], strict=True)
+        )
+        self.trouble, self.warm_until_s = np.zeros((n, self.pools)), np.zeros((n, k))
         self.seen: Seen | None = None
         self.targets = np.zeros((n, self.pools), np.int64)
         self.bias, self.error, self.late_lately, self.late_total, self.total = np.zeros((5, n))
@@ -317,12 +327,13 @@ class Flock:
         for at in (self._at, self._at + self._room):
             self.past[:, at], self.rates[:, at] = self.averages, rate
         self._n_past, self._n_rates = self._n_past + 1, self._n_rates + 1
-        known = self._n_rates > self._lag
         change = rate - self.rates[self._worlds[:, 0], self._at + self._room - self._lag]
-        part = (known * np.minimum(1.0, self.interval_s / (20 * self.boot_s)))[:, None, None]
+        part = ((self._n_rates > self._lag) * np.minimum(1.0, self.interval_s / (20 * self.boot_s)))[:, None, None]
         self.changes += part * (change[:, :, None] * change[:, None, :] - self.changes)
         self.trouble *= np.exp(-seen.interval_s / self.boot_s)[:, None]
         self.trouble += seen.lost + seen.refused
+        used = seen.served.sum(axis=3)[self._worlds, *self._call] > 0
+        self.warm_until_s = warm_until(self.warm_until_s, used, seen, self.init_s, self._keep_alive_s)
         self._judge(seen, rate, before)
 
     def _before(self, lag: np.ndarray) -> np.ndarray:
@@ -424,8 +435,7 @@ class Flock:
         needed = get("headroom")[:, None] * (loads @ per_rate.swapaxes(1, 2)).max(axis=1)
         variance = (per_rate @ self.changes * per_rate).sum(axis=2)
         needed += (self.pays + get("safety")[:, None]) * np.sqrt(np.maximum(0.0, variance))
-        needed = np.maximum(needed, 0.0)
-        drain = get("drain")
+        needed, drain = np.maximum(needed, 0.0), get("drain")
         waiting = (self.at_home * work[:, None, :, 0] + self.on_spot * work[:, None, :, 1]) * seen.queued
         within = np.maximum(drain * self.boot_s, max(seen.interval_s, 1e-9))
         needed += np.where(drain[:, None] > 0, waiting.sum(axis=2) / within[:, None], 0.0)
@@ -448,8 +458,10 @@ class Flock:
         slots = self.seen.ready * self.slots
         home, second = ((slots[:, :, None] * side).sum(axis=1) for side in (self.at_home, self.on_spot))
         part = np.divide(second, home + second, out=np.tile(spot[:, None], (1, self.shape[1])), where=home + second > 0)
+        calls = called(self.rates[:, self._at], self.call_s, self.init_s, self.seen, self.warm_until_s)[..., None]
         weight = self.share[self._worlds, self._classes, level]
         weight = weight * (self.side[..., 0] + self.side[..., 1] * part[:, :, None])
+        weight = weight * (1 - calls) + calls * self.direct
         slack = np.maximum(get("leave_margin") * self.target_s, self.batch_s) + self.rest_s
         cold = get("cold_margin") * self.init_s[:, None, None]
         slack = slack + np.where(slack + cold < self.slo_s[:, :, None], cold, 0.0)
@@ -463,10 +475,11 @@ class Flock:
             mine = []
             for i, route in enumerate(own):
                 steps, at = list(route.steps), int(self.step[e, k, i])
-                late_s = float(orders.late_slack_s[e, k, i])
+                late_s, slack = float(orders.late_slack_s[e, k, i]), float(orders.leave_slack_s[e, k, i])
                 late = int(self.late_model[e, k, i]) if late_s > 0 else None
-                slack = float(orders.leave_slack_s[e, k, i])
                 steps[at] = replace(steps[at], leave_slack_s=slack, late_model=late, late_slack_s=late_s)
+                if (second := int(self.second[e, k, i])) >= 0:
+                    steps[second] = replace(steps[second], leave_slack_s=slack)
                 mine.append(Route(tuple(steps), float(orders.weight[e, k, i])))
             routes.append(tuple(mine))
         machines = tuple(orders.machines[e, : len(case.scenario.pools)].tolist())
@@ -475,12 +488,7 @@ class Flock:
 
 def smoothed(averages: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Return the load that settings [E, N] make of averages [E, H, J, K], shape [E, H, K]."""
-    factor = steering.mixing(*(numbers[:, AT[name]] for name in ("fast", "slow", "weight")))
-    n, h, j, k = averages.shape
-    if h == 1:
-        return np.maximum((factor[:, None, :, None] * averages).sum(axis=2), 0.0)
-    mixing = factor[:, :, None, None] * np.eye(k)  # as a matrix product, which is compiled
-    return np.maximum(averages.reshape(n, h, j * k) @ mixing.reshape(n, j * k, k), 0.0)
+    return steering.smoothed_each(averages, *(numbers[:, AT[name]] for name in ("fast", "slow", "weight")))
 
 
 _COLUMN = np.array([AT[name] for name, *_ in CORRECTIONS])

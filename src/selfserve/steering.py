@@ -22,6 +22,7 @@ from selfserve.planner import FunctionConfigurator, LoadMonitor, ResourceSelecto
 from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
 from selfserve.selector import P99, Cascade, ModelChoice, ModelSelector, Way, Ways, a_request, stages_of
+from selfserve.warming import WARMED_FROM_S, Calls, called, warm_until
 
 WINDOWS = 0.1 * 2.0 ** np.arange(8)
 """Time constants of the exponential averages kept of the load, in units of the boot time."""
@@ -172,6 +173,17 @@ class Steering:
         """Return (pool, model) of the function that takes over from ``model`` in a way of class ``k``."""
         return self.functions.same(k, model) if isinstance(way, Cascade) else self.functions.choose(k, model)
 
+    def _call(self, k: int) -> tuple[Step, ...]:
+        """Return the steps of a request of class ``k`` that goes straight to a function; none where none should."""
+        way = max(self.mix(k, self.homes.pool_of[k], 0.0)[0], key=lambda part: part[1])[0]
+        targets = [self.function_of(k, way, model) for model, _ in stages_of(way)]
+        steps = [Step(*target) for target in targets if target is not None]
+        if self.scenario.function.init_s < WARMED_FROM_S or len(steps) < len(targets):
+            return ()
+        if isinstance(way, Cascade):
+            steps[0] = replace(steps[0], then=Then.IF_UNSURE, unsure_share=way.unsure_share)
+        return tuple(steps)
+
     def stage_s(self, k: int, pool: int, model: int) -> float:
         """Return p99 seconds of a cascade's second stage: a function's, or a full batch's where that is more."""
         target = self.functions.same(k, model)
@@ -199,6 +211,9 @@ class Steering:
         """Time and averages of the decisions within the longest hold."""
         self.changes = np.zeros((self.averages.shape[1],) * 2)
         """[K, K] mean product of the classes' changes of load over a boot time, (requests/s)^2."""
+        self.calls = Calls.of(self.scenario, [self._call(k) for k in range(len(self.scenario.classes))])
+        self.warm_until_s = np.zeros(len(self.calls.steps))
+        """[K] when the function that a class leaves for has no warm container any more, if nobody calls it."""
         self.trouble = np.zeros(len(self.scenario.pools))
         """[P] machines lost or refused within the last boot time (exponential average)."""
         self.seen: deque[tuple[float, np.ndarray]] = deque()
@@ -226,6 +241,9 @@ class Steering:
             self._learn(observation.time_s, observation.interval_s, self.monitor.last)
             keep = np.exp(-observation.interval_s / self.boot_s)
             self.trouble = keep * self.trouble + observation.lost + observation.refused
+            used = observation.served.sum(axis=2)[self.calls.pool, self.calls.model] > 0
+            times = self.scenario.function.init_s, self.scenario.function.keep_alive_s
+            self.warm_until_s = warm_until(self.warm_until_s, used, observation, *times)
 
     def mix(self, k: int, pool: int, level: float) -> tuple[Ways, float]:
         """Return what answers class ``k`` on ``pool`` at an accuracy level, and slot-seconds a request.
@@ -266,6 +284,16 @@ def smoothed(averages: np.ndarray, settings: PlannerSettings) -> np.ndarray:
     return np.maximum(mixing(settings.fast, settings.slow, settings.weight) @ averages, 0.0)
 
 
+def smoothed_each(averages: np.ndarray, fast: np.ndarray, slow: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the same for E worlds with settings of their own, [E], and H times: [E, H, J, K] to [E, H, K]."""
+    factor = mixing(fast, slow, weight)
+    n, h, j, k = averages.shape
+    if h == 1:
+        return np.maximum((factor[:, None, :, None] * averages).sum(axis=2), 0.0)
+    mixed = factor[:, :, None, None] * np.eye(k)  # as a matrix product, which is compiled
+    return np.maximum(averages.reshape(n, h, j * k) @ mixed.reshape(n, j * k, k), 0.0)
+
+
 def steer(state: Steering, settings: PlannerSettings) -> Decision:
     """Return the decision that ``settings`` make of what ``state`` has seen; changes neither."""
     scenario, seen = state.scenario, state.observation
@@ -294,7 +322,8 @@ def steer(state: Steering, settings: PlannerSettings) -> Decision:
         if machines[p] == 0 and not pool.is_function and seen.queued[p].any():
             machines[p] = 1
     ready = seen.ready * np.array([p.slots for p in scenario.pools])
-    routes = tuple(routes_of(state, settings, k, levels[k], ready, spot) for k in range(n))
+    calls = called(state.monitor.last, state.calls.service_s, scenario.function.init_s, seen, state.warm_until_s)
+    routes = tuple(routes_of(state, settings, k, levels[k], ready, spot, calls[k]) for k in range(n))
     reason = f"smoothed {float(smoothed(state.averages, settings).sum()):.1f} requests/s, {sum(machines)} machines"
     return Decision(tuple(machines), routes, state.batches, state.homes.batch_wait_s, reason)
 
@@ -311,9 +340,11 @@ def _spot_share(state: Steering, settings: PlannerSettings) -> float:
 
 
 def routes_of(
-    state: Steering, settings: PlannerSettings, k: int, level: float, ready: np.ndarray, spot: float
+    state: Steering, settings: PlannerSettings, k: int, level: float, ready: np.ndarray, spot: float, calls: float = 0.0
 ) -> tuple[Route, ...]:
     """Return the routes of class ``k``: for each model, a free spot slot, else a free one at home, else waiting.
+
+    A part of it, ``calls``, goes straight to a function.
 
     Where it waits is drawn in proportion to the slots ready. A class keeps the same routes all along (some of weight
     0), since a waiting request is led by its route's number.
@@ -324,13 +355,14 @@ def routes_of(
     for way, share in _all_ways(state, k, home, level):
         models = {m for m, _ in stages_of(way)}
         if second is None or not models <= set(state.scenario.pools[second].models):
-            routes.append(Route(_steps(state, settings, k, way, (home,)), share))
+            routes.append(Route(_steps(state, settings, k, way, (home,)), share * (1 - calls)))
             continue
         total = float(ready[home] + ready[second])
         part = float(ready[second]) / total if total > 0 else spot
         for pools, weight in (((home, second), 1 - part), ((second, home), part)):
-            routes.append(Route(_steps(state, settings, k, way, pools), share * weight))
-    return tuple(routes)
+            routes.append(Route(_steps(state, settings, k, way, pools), share * weight * (1 - calls)))
+    steps = state.calls.steps[k]
+    return (*routes, *((Route(steps, calls),) if steps else ()))
 
 
 def _all_ways(state: Steering, k: int, pool: int, level: float) -> list[tuple[Way, float]]:
@@ -367,8 +399,9 @@ def _steps(state: Steering, settings: PlannerSettings, k: int, way: Way, pools: 
     if not isinstance(way, Cascade):
         return first
     first = (*first[:-1], replace(first[-1], then=Then.IF_UNSURE, unsure_share=way.unsure_share))
+    # who waits for the second stage is at the head of the queue: were he to leave later than the others, all of them
+    # would pile up behind him, and find far too few warm containers at once
     target = state.functions.same(k, way.better)
-    slack_s = state.stage_s(k, pools[0], way.better) if target else -inf
     return first + _stage(pools, Step(pools[0], way.better, leave_slack_s=slack_s), target)
 
 

@@ -23,7 +23,7 @@ from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.situations import Split, distribution, sample
 from selfserve.traces import make_trace, split_ranges
 from selfserve.vector import Road
-from selfserve.workload import load_trace, make_workload
+from selfserve.workload import load_trace, make_workload, mean_work
 
 TARGET_PCT = 0.1
 """Violations that cost nothing, percent of a situation's requests."""
@@ -267,12 +267,21 @@ def _storm(begin_s: float) -> Storm:
 def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True) -> Episode:
     """Return a load [seconds] as an episode, thinned to ``REPLAY_MACHINES``; its first quarter is the history.
 
+    What functions may run at once is thinned with the load: bursts that they cannot take are late in the replay too.
     The share of the classes is the stated one. When spot storms come is not known: the load meets one storm, of the
     middle of the ranges of training situations.
     """
-    known = replace(scenario, load_machines=min(scenario.load_machines or REPLAY_MACHINES, REPLAY_MACHINES))
+    part = min(1.0, REPLAY_MACHINES / (float(load.mean()) * mean_work(scenario)))
+    function = scenario.function
+    most, burst = (max(1, round(part * n)) for n in (function.concurrency, function.burst_per_10s))
     start = len(load) // 4
-    known = replace(known, rate_scale=None, spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)))
+    known = replace(
+        scenario,
+        load_machines=None,
+        rate_scale=part,
+        function=replace(function, concurrency=most, burst_per_10s=burst),
+        spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)),
+    )
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
     return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s, cascades=cascades))
 

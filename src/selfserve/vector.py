@@ -44,6 +44,8 @@ class Road:
         routes = np.array([[len(routes) for routes in c.routes] for c in flock.cases])
         self._own = own = np.arange(flock.shape[2]) < routes[:, :, None]
         self._at = (*np.nonzero(own), flock.step[own])
+        self._seconds = flock.second >= 0
+        self._second = (*np.nonzero(self._seconds), flock.second[self._seconds])
         batches = [[*c.state.batches, *[1] * (flock.pools - len(c.state.batches))] for c in flock.cases]
         self._batch = np.maximum(1, np.array(batches, np.int64))
         waits = [[to_ns(x) for x in c.state.homes.batch_wait_s] for c in flock.cases]
@@ -80,6 +82,7 @@ class Road:
         slack, late = orders.leave_slack_s[self._own], orders.late_slack_s[self._own]
         leave_ns = np.rint(np.clip(slack, -LONGEST_S, LONGEST_S) * 1e9)
         stack.steps["slack"][self._at] = np.where(slack == -np.inf, NO_SLACK, leave_ns)
+        stack.steps["slack"][self._second] = stack.steps["slack"][self._at][self._seconds[self._own]]
         stack.steps["late_slack"][self._at] = np.rint(late * 1e9)
         stack.steps["late_model"][self._at] = np.where(late > 0, self.course.flock.late_model[self._own], -1)
 

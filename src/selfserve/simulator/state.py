@@ -64,7 +64,7 @@ FUNCTION = record(
     "in_flight warm tat ms ms_provisioned invocations colds ms_all ms_provisioned_all invocations_all flight_at warm_at"
 )
 
-ROUTES, STEPS = 8, 12
+ROUTES, STEPS = 10, 12
 """Routes a class and steps a route that a world can hold."""
 
 CLASS = record("slo n_routes scored histogram_at windows_at window_ns window_from window mixed")

@@ -46,6 +46,14 @@ class _Believing(Pilot):
         return np.ones(len(self.values))
 
 
+class _Uncalled(Pilot):
+    """Formulas that call no function before it is needed."""
+
+    def __init__(self, flock: Flock) -> None:
+        super().__init__(flock)
+        flock.call_s = np.zeros_like(flock.call_s)
+
+
 def _constants(section: str, shift: float = 0.0) -> Callable[[Flock], Helm]:
     def make(flock: Flock) -> Helm:
         numbers = flock.base.copy()
@@ -97,7 +105,8 @@ def helm(method: str) -> Callable[[Flock], Helm]:
         "tuned": _constants("tuned", shift), "tuned_fixed": _constants("tuned_fixed", shift), "expert": _expert,
         "analytic": _pilot(shift), "controller": _tuning(shift=shift), "believed service times": _Believing,
         "most accurate models": _MostAccurate, "no late binding": _pilot(late_binding=0.0),
-        "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3), ONE_MODEL: _pilot(),
+        "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3), "no calls before": _Uncalled,
+        ONE_MODEL: _pilot(),
     }  # fmt: skip
     if method in known:
         return known[method]
