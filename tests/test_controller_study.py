@@ -7,7 +7,8 @@ import pytest
 from selfserve import training
 from selfserve.analytic import constants
 from selfserve.controller import forward
-from selfserve.environment import Episode
+from selfserve.environment import RAW_MOST, RAW_SIZES, Episode
+from selfserve.errors import InputError
 from selfserve.features import AT, Flock
 from selfserve.figures import controller as figures
 from selfserve.situations import sample
@@ -139,6 +140,33 @@ def test_the_expert_does_better_on_the_past_that_he_tuned_on():
 
     assert objective(found) < objective({n: known[n] for n in names})
     assert training.tuned_on_past(one.scenario, load[:600]) == {n: known[n] for n in names}, "too short a past"
+
+
+def test_a_net_of_machine_counts_sets_them_after_the_warm_up(tmp_path):
+    seen, said = RAW_SIZES
+    layers = [(np.zeros((said, seen), np.float32), np.full(said, np.arctanh(2 * 1.5 / RAW_MOST - 1), np.float32))]
+    file = training_study.keep(layers, tmp_path / "net.safetensors", 1, 0, True)
+    ordered = []
+
+    def watched(flock):
+        helm = study.helm(study.COUNTING + file)(flock)
+        own, wanted = helm.orders, np.rint(1.5 * helm.most / RAW_MOST)
+
+        def orders():
+            found = own()
+            ordered.append((flock.seen.time_s, found.machines.sum(axis=1), wanted))
+            return found
+
+        helm.orders = orders
+        return helm
+
+    played = training.episodes("train", [0, 1], most_machines=4, twins=True)
+    training.rollout(played, watched)
+    warmup_s = played[0].scenario.warmup_s
+    assert all((machines == wanted).all() for time_s, machines, wanted in ordered if time_s >= warmup_s)
+    assert any((machines != wanted).any() for time_s, machines, wanted in ordered if time_s < warmup_s)
+    with pytest.raises(InputError, match="actions"):
+        study.helm(file)
 
 
 def test_settings_follow_price_and_boot():

@@ -29,6 +29,7 @@ Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weights [out, in] and biases [out] of each layer, float32."""
 Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers], np.ndarray]
 """From scenario, load [seconds], candidates' multipliers [N, C] and net to each candidate's objective [N]."""
+SIZES = (len(OBSERVATIONS), len(ACTIONS))
 OUT_OF_RANGE = "formulas alone: an observation is out of range"
 MARGIN = 0.01
 """Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""
@@ -65,8 +66,8 @@ def save(path: Path, layers: Layers, card: Mapping[str, Any]) -> None:
     part.replace(path)
 
 
-def load(path: str | Path) -> tuple[Layers, dict[str, Any]]:
-    """Return a net and its card.
+def load(path: str | Path, sizes: tuple[int, int] = SIZES) -> tuple[Layers, dict[str, Any]]:
+    """Return a net and its card; ``sizes`` are the lengths of what it sees and says.
 
     Raises:
         InputError: the file is not there, or is no controller of these observations and actions.
@@ -79,8 +80,8 @@ def load(path: str | Path) -> tuple[Layers, dict[str, Any]]:
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"controller {path}: is no controller file (safetensors with a card): {error}") from error
     shape = (layers[0][0].shape[1], layers[-1][0].shape[0]) if layers else (0, 0)
-    if shape != (len(OBSERVATIONS), len(ACTIONS)):
-        wanted = f"{len(OBSERVATIONS)} observations and {len(ACTIONS)} actions"
+    if shape != sizes:
+        wanted = f"{sizes[0]} observations and {sizes[1]} actions"
         raise InputError(f"controller {path}: has {shape[0]} observations and {shape[1]} actions; right is {wanted}")
     return layers, card
 

@@ -28,6 +28,8 @@ from selfserve.workload import Workload, load_trace, make_workload
 RAW_ACTIONS = ("home", "spot")
 RAW_MOST = 4.0
 """Largest raw count, in multiples of the machines that the load before the window keeps busy."""
+RAW_SIZES = (len(OBSERVED) + len(RAW_ACTIONS) + len(STATICS), len(RAW_ACTIONS))
+"""Lengths of what is observed, and of an action, where machines are set directly."""
 WORKLOADS_KEPT = 1024
 
 
@@ -164,6 +166,18 @@ def _unit_work_s(case: Case) -> np.ndarray:
     return same.work[0, :, 0]
 
 
+def most_machines(flock: Flock) -> np.ndarray:
+    """Return the largest raw counts of worlds whose load was seen before the window, [E]."""
+    return np.maximum(1.0, np.ceil(RAW_MOST * flock.slow()))
+
+
+def counted(flock: Flock, orders: Orders, action: np.ndarray, most: np.ndarray) -> Orders:
+    """Return orders with the machines of a raw action, [E, 2] in [-1, 1]: of each role from none to ``most`` [E]."""
+    counts = np.rint((action + 1) / 2 * most[:, None]).astype(np.int64)
+    flock.targets = np.minimum((flock.of_role * counts[:, :, None]).sum(axis=1).astype(np.int64), flock.limit)
+    return replace(orders, machines=flock.targets)
+
+
 class Course:
     """The episodes of E worlds under way: planner, action in force, money.
 
@@ -186,7 +200,7 @@ class Course:
         self.mean = np.maximum(mean, 1e-9)
         self.ideal_usd = self.mean * (shares * self._usd).sum(axis=1)
         """[E] an interval's mean work at the price of a busy VM."""
-        self.most = np.maximum(1.0, np.ceil(RAW_MOST * flock.slow()))
+        self.most = most_machines(flock)
         self._debt = np.zeros(len(episodes))
         self._market = [[p.market for p in e.scenario.pools] for e in episodes]
         self._paid = {
@@ -218,10 +232,7 @@ class Course:
             orders = flock.decide(flock.base, flock.base_level)
             if neutral or not self.task.raw:
                 return orders
-            counts = np.rint((self.action + 1) / 2 * self.most[:, None]).astype(np.int64)
-            wanted = (flock.of_role * counts[:, :, None]).sum(axis=1).astype(np.int64)
-            flock.targets = np.minimum(wanted, flock.limit)
-            return replace(orders, machines=flock.targets)
+            return counted(flock, orders, self.action, self.most)
         return flock.decide(*flock.corrected(self.action))
 
     def score(self, seen: Seen) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -18,14 +18,18 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Check
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from tqdm.auto import tqdm
 
+from selfserve.environment import RAW_MOST
+from selfserve.training import EVERY
 from selfserve.vector import InferenceServingVector, to_stable_baselines3
 
 TARGET_PCT = 0.05
 PRICES = (5.0, 100.0)
 """Least and most that a violated request costs, in mean requests' ideal bills."""
-WORLDS, STEPS, EVERY = 64, 32, 6
-"""Worlds side by side, their steps between updates, intervals a step: a decision a minute."""
+WORLDS, STEPS = 64, 32
+"""Worlds side by side, and their steps between updates."""
 HIDDEN = (32, 32)
+RAW_START = 1.2
+"""Machines that a raw net begins with, of those that the load before the window keeps busy."""
 
 
 class _Squashed(VecEnvWrapper):
@@ -78,7 +82,7 @@ class _Price(BaseCallback):
 
 def train_ppo(
     steps: int, seed: int, situations: int = 60, folder: Path | None = None, resume: Path | None = None,
-    progress: Callable[[dict[str, float]], None] | None = None, twins: bool = False,
+    progress: Callable[[dict[str, float]], None] | None = None, twins: bool = False, raw: bool = False,
 ) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Train and return the layers of the net.
 
@@ -90,6 +94,7 @@ def train_ppo(
         resume: a checkpoint to go on from.
         progress: told decisions, mean reward, late requests (percent) and their price after each rollout.
         twins: use the twins of the real traces.
+        raw: the net sets machines itself instead of correcting the formulas.
     """
     worlds = InferenceServingVector(
         WORLDS,
@@ -100,6 +105,7 @@ def train_ppo(
         analytic=True,
         most_machines=8.0,
         twins=twins,
+        raw=raw,
     )
     env = _Squashed(to_stable_baselines3(worlds))
     env.seed(seed)
@@ -112,9 +118,9 @@ def train_ppo(
             policy_kwargs=shape, tensorboard_log=None if folder is None else str(folder / "tensorboard"),
         )  # fmt: skip
         out: Any = model.policy.action_net
-        with torch.no_grad():  # so that it begins as the formulas
+        with torch.no_grad():  # so that it begins as the formulas, or with a few machines to spare
             out.weight.mul_(0.01)
-            out.bias.zero_()
+            out.bias.fill_(np.arctanh(2 * RAW_START / RAW_MOST - 1) if raw else 0.0)
     kept = [] if folder is None else [CheckpointCallback(20 * STEPS, str(folder / "checkpoints"))]
     model.learn(steps, CallbackList([_Price(progress), *kept]), reset_num_timesteps=resume is None)
     env.close()

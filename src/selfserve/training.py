@@ -15,7 +15,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, constants, multipliers
-from selfserve.environment import Course, Episode, Task
+from selfserve.controller import LEAST_S, Corrected, Layers, forward
+from selfserve.environment import RAW_ACTIONS, Course, Episode, Task, counted, most_machines
 from selfserve.features import AT, Case, Flock, Orders, Seen
 from selfserve.policies.base import Range
 from selfserve.policies.tuned import Tuned
@@ -29,6 +30,8 @@ TARGET_PCT = 0.1
 """Violations that cost nothing, percent of a situation's requests."""
 PENALTY = 0.5
 """Per percentage point over it, and per point of mean accuracy missed: a tenth costs as much as 5% more dollars."""
+EVERY = 6
+"""Intervals between the decisions of a net that PPO trains: a decision a minute."""
 LENGTH_S = 2700
 """Seconds of a training window that are played."""
 MOST_MACHINES = 12.0
@@ -64,6 +67,26 @@ class Constants:
     def orders(self) -> Orders:
         """Return what the constants decide."""
         return self.flock.decide(self.flock.base, self.flock.base_level)
+
+
+class Counting(Pilot):
+    """A net that sets machines itself, as in ``InferenceServingRaw-v0``; routes, and the warm-up, are the formulas'."""
+
+    def __init__(self, flock: Flock, layers: Layers) -> None:
+        super().__init__(flock)
+        self.layers, self.most, self._next_s = layers, most_machines(flock), float(flock.warmup_s.max())
+        self.action = np.zeros((flock.shape[0], len(RAW_ACTIONS)))
+
+    def orders(self) -> Orders:
+        """Return what the formulas decide, with the machines of the net."""
+        orders, seen = super().orders(), self.flock.seen
+        assert seen is not None  # an observation comes first
+        if seen.time_s < self.flock.warmup_s.max() - 1e-6:
+            return orders
+        if seen.time_s >= self._next_s - 1e-6:
+            self.action = forward(self.layers, self.flock.observations(self.action))
+            self._next_s += EVERY * self.flock.interval_s
+        return counted(self.flock, orders, self.action, self.most)
 
 
 @dataclass(frozen=True)
@@ -288,8 +311,6 @@ def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True) ->
 
 def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, cascades: bool = True) -> np.ndarray:
     """Return the objective [N] of each set of multipliers [N, C] on :func:`past_episode`; see ``controller.Replay``."""
-    from selfserve.controller import Corrected
-
     played = [past_episode(scenario, load, cascades)] * len(tried)
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective(REPLAY_TARGET_PCT, REPLAY_PENALTY)
 
@@ -300,8 +321,6 @@ def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, se
     That is an expert who retunes a situation on its own history before he serves it. On a history that is too short for
     the controller to retune (``controller.LEAST_S``) he keeps those of ``tuned``.
     """
-    from selfserve.controller import LEAST_S
-
     known = constants("tuned")
     if len(load) < LEAST_S or not np.any(load):
         return {n: known[n] for n in constant_space()}
@@ -348,7 +367,6 @@ def train(
         twins: use the twins of the real traces.
         machines: larger situations are thinned to this size.
     """
-    from selfserve.controller import Corrected
 
     class Many(Corrected):
         """A net of its own for each world."""

@@ -25,8 +25,9 @@ class Tuned:
     """One set of constants for all situations, chosen once (no paper; the parts are those of WoSC'20 section 3).
 
     Machines follow a load smoothed over two windows, with headroom and a hold; relaxed classes wait out their slack on
-    VMs and leave for a function at the last moment; spot machines, where there are any, carry a share that shrinks with
-    losses and refusals. The defaults were tuned once over the training situations (``controllers/constants.toml``);
+    VMs and leave for a function at the last moment, which a few of them call beforehand where a cold start takes long
+    (:mod:`selfserve.warming`); spot machines, where there are any, carry a share that shrinks with losses and refusals.
+    The defaults were tuned once over the training situations (``controllers/constants.toml``);
     the search that all systems get sets ``tunable`` anew. The parameters that are not listed here are fields of
     :class:`~selfserve.steering.PlannerSettings` and explained there.
 

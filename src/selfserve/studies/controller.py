@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from selfserve import training
 from selfserve.analytic import FOLDER, NAMES, Pilot, constants, multipliers
 from selfserve.controller import Corrected, Layers, SelfTuned, load
+from selfserve.environment import RAW_SIZES
 from selfserve.features import AT, Flock, Orders
 from selfserve.situations import Split, sample
 from selfserve.training import Helm
@@ -93,6 +94,8 @@ def nets() -> dict[str, str]:
     return {path.stem: str(path) for path in sorted(FOLDER.glob("*.safetensors"))}
 
 
+COUNTING = "machines by "
+"""Before the file of a net that sets machines itself."""
 SHIFTED = " headroom "
 """Between a method and the change of its headroom: ``tuned headroom +0.05``."""
 
@@ -110,6 +113,9 @@ def helm(method: str) -> Callable[[Flock], Helm]:
     }  # fmt: skip
     if method in known:
         return known[method]
+    if method.startswith(COUNTING):
+        raw, _ = load(method.removeprefix(COUNTING), RAW_SIZES)
+        return lambda flock: training.Counting(flock, raw)
     name, _, tuned = method.partition(" and ")
     layers, _ = load(nets().get(name, name))
     return _tuning(layers) if tuned else (lambda f: Corrected(f, layers))

@@ -45,12 +45,17 @@ def learning_curves(generations: int, seeds: Sequence[int], situations: int, qui
     return pd.DataFrame(rows)
 
 
-def ppo_curve(decisions: int, seed: int, situations: int, twins: bool) -> tuple[pd.DataFrame, Layers]:
-    """Train by PPO, briefly; return each rollout's reward, late requests and their price, and the net."""
+def ppo_curve(
+    decisions: int, seed: int, situations: int, twins: bool, raw: bool = False
+) -> tuple[pd.DataFrame, Layers]:
+    """Train by PPO, briefly; return each rollout's reward, late requests and their price, and the net.
+
+    A ``raw`` net sets machines itself.
+    """
     from selfserve.ppo import train_ppo
 
     rows: list[dict[str, float]] = []
-    layers = train_ppo(decisions, seed, situations, progress=rows.append, twins=twins)
+    layers = train_ppo(decisions, seed, situations, progress=rows.append, twins=twins, raw=raw)
     return pd.DataFrame(rows), layers
 
 
