@@ -30,6 +30,7 @@ Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers], np.ndarray]
 """From scenario, load [seconds], candidates' multipliers [N, C] and net to each candidate's objective [N]."""
 SIZES = (len(OBSERVATIONS), len(ACTIONS))
+"""Lengths of what a net sees and says."""
 OUT_OF_RANGE = "formulas alone: an observation is out of range"
 MARGIN = 0.01
 """Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""

@@ -29,7 +29,7 @@ WORLDS, STEPS = 64, 32
 """Worlds side by side, and their steps between updates."""
 HIDDEN = (32, 32)
 RAW_START = 1.2
-"""Machines that a raw net begins with, of those that the load before the window keeps busy."""
+"""Machines that a raw net begins with, of those that the load before the window keeps busy; set by hand."""
 
 
 class _Squashed(VecEnvWrapper):
@@ -97,16 +97,9 @@ def train_ppo(
         raw: the net sets machines itself instead of correcting the formulas.
     """
     worlds = InferenceServingVector(
-        WORLDS,
-        situations="train",
-        count=situations,
-        length_s=2700,
-        every=EVERY,
-        analytic=True,
-        most_machines=8.0,
-        twins=twins,
-        raw=raw,
-    )
+        WORLDS, situations="train", count=situations, length_s=2700, every=EVERY, analytic=True, most_machines=8.0,
+        twins=twins, raw=raw,
+    )  # fmt: skip
     env = _Squashed(to_stable_baselines3(worlds))
     env.seed(seed)
     if resume is not None:

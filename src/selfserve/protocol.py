@@ -20,6 +20,10 @@ BOOT_AGE_BINS = 32
 """Columns of ``Observation.booting``: machines not yet ready, by age in bins of 10 s (the last is open)."""
 
 
+SHARES = 4096
+"""Parts in which the simulator splits a class's traffic among its routes (rule 3.5 of the physics page)."""
+
+
 class Admit(IntEnum):
     """When a step takes a request; the last step of a route always does."""
 

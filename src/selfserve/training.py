@@ -299,12 +299,10 @@ def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True) ->
     most, burst = (max(1, round(part * n)) for n in (function.concurrency, function.burst_per_10s))
     start = len(load) // 4
     known = replace(
-        scenario,
-        load_machines=None,
-        rate_scale=part,
+        scenario, load_machines=None, rate_scale=part,
         function=replace(function, concurrency=most, burst_per_10s=burst),
         spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)),
-    )
+    )  # fmt: skip
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
     return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s, cascades=cascades))
 

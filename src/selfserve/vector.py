@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from selfserve.environment import Course, Task, seeds_of
 from selfserve.errors import InputError
 from selfserve.features import Orders, Seen
+from selfserve.protocol import SHARES
 from selfserve.scenario import LONGEST_S, Scenario, to_ns
 from selfserve.simulator import Worlds
 from selfserve.simulator.state import NO_SLACK
@@ -44,8 +45,8 @@ class Road:
         routes = np.array([[len(routes) for routes in c.routes] for c in flock.cases])
         self._own = own = np.arange(flock.shape[2]) < routes[:, :, None]
         self._at = (*np.nonzero(own), flock.step[own])
-        self._seconds = flock.second >= 0
-        self._second = (*np.nonzero(self._seconds), flock.second[self._seconds])
+        seconds = flock.second >= 0
+        self._second, self._in_two = (*np.nonzero(seconds), flock.second[seconds]), seconds[own]
         batches = [[*c.state.batches, *[1] * (flock.pools - len(c.state.batches))] for c in flock.cases]
         self._batch = np.maximum(1, np.array(batches, np.int64))
         waits = [[to_ns(x) for x in c.state.homes.batch_wait_s] for c in flock.cases]
@@ -78,11 +79,11 @@ class Road:
     def _direct(self, orders: Orders) -> None:
         """Write what moves in the routes, as ``write_routes`` does for one world."""
         running, stack, r = np.cumsum(orders.weight, axis=2), self.worlds.stack, orders.weight.shape[2]
-        stack.routes["threshold"][:, :, :r] = np.rint(running / running[:, :, -1:] * 4096)
+        stack.routes["threshold"][:, :, :r] = np.rint(running / running[:, :, -1:] * SHARES)
         slack, late = orders.leave_slack_s[self._own], orders.late_slack_s[self._own]
-        leave_ns = np.rint(np.clip(slack, -LONGEST_S, LONGEST_S) * 1e9)
-        stack.steps["slack"][self._at] = np.where(slack == -np.inf, NO_SLACK, leave_ns)
-        stack.steps["slack"][self._second] = stack.steps["slack"][self._at][self._seconds[self._own]]
+        leave_ns = np.where(slack == -np.inf, NO_SLACK, np.rint(np.clip(slack, -LONGEST_S, LONGEST_S) * 1e9))
+        stack.steps["slack"][self._at] = leave_ns
+        stack.steps["slack"][self._second] = leave_ns[self._in_two]
         stack.steps["late_slack"][self._at] = np.rint(late * 1e9)
         stack.steps["late_model"][self._at] = np.where(late > 0, self.course.flock.late_model[self._own], -1)
 

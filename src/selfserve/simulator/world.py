@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selfserve.correctness import combination, stages
-from selfserve.protocol import Then
+from selfserve.protocol import SHARES, Then
 from selfserve.scenario import LONGEST_S, Scenario, to_ns
 from selfserve.simulator import state as s
 from selfserve.simulator.draws import bases, lognormal_table
@@ -292,7 +292,7 @@ class World:
                 running += route.weight
                 parts = stages(route)
                 combo = self._combo(k, route) if len(parts) > 1 else -1
-                self.routes[k, r] = (round(running / total * 4096), len(route.steps), combo)
+                self.routes[k, r] = (round(running / total * SHARES), len(route.steps), combo)
                 lengths = [len(part) for part in parts]
                 ends, numbers = np.repeat(np.cumsum(lengths), lengths), np.repeat(np.arange(len(parts)), lengths)
                 for i, step in enumerate(route.steps):
