@@ -18,7 +18,9 @@ from selfserve.protocol import Policy
 from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
 from selfserve.training import Constants, rollout
+from selfserve.traces import make_trace
 from selfserve.training import episodes as training_episodes
+from selfserve.workload import make_workload
 
 
 def small(index: int = 3, seconds: int = 900):
@@ -127,6 +129,17 @@ def test_formulas_measure_service_times():
         seen = simulator.advance(pilot.flock.decision(pilot.orders()))
     assert pilot.measured()[0] == pytest.approx(0.8, abs=0.01)
     assert multipliers({"headroom": 1.3})[NAMES.index("headroom")] == 1.3
+
+
+def test_requests_leave_in_time_where_services_take_longer_than_believed():
+    """A load that outgrows the machines: who starts on one at the last moment has to end in time, too."""
+    scenario = sample("validate", 43, machines=5, twins=True).scenario
+    assert scenario.service.believed_factor == 0.8
+    counts = np.repeat([100, 1000], [1500, 300])
+    workload = make_workload(make_trace("step", counts), scenario, 0, len(counts))
+    measuring, believing = (simulate(scenario, workload, make_policy(p), 0).summary for p in ("analytic", "tuned"))
+    assert measuring["slo_violation_pct"] < 0.25 * believing["slo_violation_pct"]
+    assert measuring["cost_usd"] < 1.1 * believing["cost_usd"]
 
 
 @pytest.mark.parametrize("price", [0.05, 0.2, 0.35, 0.55])

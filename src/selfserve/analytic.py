@@ -164,6 +164,7 @@ class Pilot:
         """Return the planner's numbers [E, N]."""
         flock, c = self.flock, dict(zip(NAMES, self.values.T, strict=True))
         boot, statics, factor = flock.boot_s / 100, flock.statics, self.measured()
+        flock.factor = factor
         # the machine that a function replaces is a spot machine where spot machines carry the load
         cheap = flock.has_spot * c["spot_share"] * statics[:, _HOME_STATICS["spot_price"]]
         price = np.exp(statics[:, _HOME_STATICS["function_price"]] - c["hold_by_spot"] * cheap) / 3

@@ -255,6 +255,8 @@ class Flock:
         functions = [c.scenario.function for c in cases]
         self.init_s, self._keep_alive_s = np.array([[f.init_s, f.keep_alive_s] for f in functions]).T
         self.warmup_s = np.array([c.scenario.warmup_s for c in cases])
+        self.factor = np.ones(n)
+        """[E] service times over the believed ones, as far as they were measured; whoever measures them sets it."""
         self.slo_s = np.array([[x.slo_s for x in c.scenario.classes] for c in cases])
         self.base = np.array([[getattr(c.settings, name) for name in NUMBERS] for c in cases])
         self.base_level = np.array([c.settings.levels or (0.0,) * k for c in cases])
@@ -462,7 +464,8 @@ class Flock:
         weight = self.share[self._worlds, self._classes, level]
         weight = weight * (self.side[..., 0] + self.side[..., 1] * part[:, :, None])
         weight = weight * (1 - calls) + calls * self.direct
-        slack = np.maximum(get("leave_margin") * self.target_s, self.batch_s) + self.rest_s
+        factor = self.factor[:, None, None]
+        slack = np.maximum(get("leave_margin") * self.target_s, factor * self.batch_s) + factor * self.rest_s
         cold = get("cold_margin") * self.init_s[:, None, None]
         slack = slack + np.where(slack + cold < self.slo_s[:, :, None], cold, 0.0)
         slack = np.where(np.isfinite(self.target_s), slack, -np.inf)

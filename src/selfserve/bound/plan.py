@@ -30,7 +30,7 @@ from selfserve.workload import Workload
 SLOT_S = 10.0  #: length of a slot of the weights and of a decision interval
 BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)  #: batch sizes that are tried for a pool
 ROUND_UP_FROM = 0.1  #: fraction of a machine from which one more is taken
-RESERVES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+RESERVES = (-0.3, -0.2, -0.1, -0.05, 0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Machines over the plan that are tried, as a share of it, from the least on."""
 TOO_DEAR = 1.25
 """Ratio to the least cost so far from which no more is tried; a little more may be dearer where much more pays."""
@@ -251,8 +251,8 @@ class _Way:
         if slack_s == -np.inf:
             return unsure(first), second
         quick, slow = (self._function(k, m) for m in cascade[:2])
-        rest_s = max(self.service_s([(mine.pool, cascade.better)]), self.service_s([slow]) + LEAVES_S)
-        return first, unsure(Step(*quick)), replace(second, leave_slack_s=rest_s), Step(*slow)
+        # one slack for both: what leaves a queue does so from a class's head (physics rule 5.1)
+        return first, unsure(Step(*quick)), replace(second, leave_slack_s=slack_s), Step(*slow)
 
     def lane(self, k: int, mine: Option) -> Lane:
         """Return a lane: queue at machines, answer by a quicker model if late, leave at the last moment."""
