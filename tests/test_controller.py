@@ -142,6 +142,26 @@ def test_requests_leave_in_time_where_services_take_longer_than_believed():
     assert measuring["cost_usd"] < 1.1 * believing["cost_usd"]
 
 
+def test_replays_know_service_times_as_far_as_they_were_measured():
+    """They begin with the believed ones; an hour later the measured ones are in them, and the true ones never."""
+    scenario, _ = small()
+    wrong = replace(scenario, pools=tuple(replace(p, believed_ns=p.service_ns * 5 // 4) for p in scenario.pools))
+    whole = sample("train", 3, machines=5, twins=True).workload(0)
+    replayed = []
+
+    def replay(known, load, tried, layers):
+        replayed.append(known.pools[0].service_ns)
+        return np.zeros(len(tried))
+
+    policy = controller.Controller()
+    policy.replay = replay
+    simulate(wrong, replace(whole, seconds=4200, counts=whole.counts[:4200]), policy, 0)
+    true, believed = (x.astype(float) for x in (wrong.pools[0].service_ns, wrong.pools[0].believed_ns))
+    np.testing.assert_array_equal(replayed[0], believed)
+    np.testing.assert_allclose(replayed[-1], true, rtol=0.02)
+    assert not np.array_equal(replayed[-1], true)
+
+
 @pytest.mark.parametrize("price", [0.05, 0.2, 0.35, 0.55])
 @pytest.mark.parametrize("spread", [0.01, 0.1, 0.4, 3.0])
 def test_a_part_of_a_machine_is_a_whole_one_where_that_pays(price, spread):

@@ -28,7 +28,7 @@ from selfserve.scenario import Scenario
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weights [out, in] and biases [out] of each layer, float32."""
 Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers], np.ndarray]
-"""From scenario, load [seconds], candidates' multipliers [N, C] and net to each candidate's objective [N]."""
+"""From scenario as it is known, load [seconds], candidates' multipliers [N, C] and net to their objectives [N]."""
 SIZES = (len(OBSERVATIONS), len(ACTIONS))
 """Lengths of what a net sees and says."""
 OUT_OF_RANGE = "formulas alone: an observation is out of range"
@@ -134,7 +134,7 @@ class SelfTuned(Corrected):
         self._past = [[np.asarray(c.history, float)[-HOURS_KEPT_S:]] for c in flock.cases]
         self._search: Future[list[tuple[np.ndarray, str]]] | None = None
         self._next_s = EVERY_S
-        self.notes = self._adopt(self._retuned(self.values))
+        self.notes = self._adopt(self._retuned(self.values, self.measured()))
 
     def observe(self, seen: Seen) -> None:
         """Take in the interval that just ended; begin a search or adopt its outcome when that is due."""
@@ -143,7 +143,7 @@ class SelfTuned(Corrected):
             past.append(np.full(round(seen.interval_s), second))
         notes = None
         if self._search is None and seen.time_s >= self._next_s:
-            self._search = self._thread.submit(self._retuned, self.values)
+            self._search = self._thread.submit(self._retuned, self.values, self.measured())
         if self._search is not None and seen.time_s >= self._next_s + ADOPT_S:
             notes, self._search = self._adopt(self._search.result()), None
             self._next_s += EVERY_S
@@ -154,15 +154,21 @@ class SelfTuned(Corrected):
         self.values = np.stack([values for values, _ in found])
         return [note for _, note in found]
 
-    def _retuned(self, values: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    def _retuned(self, values: np.ndarray, factor: np.ndarray) -> list[tuple[np.ndarray, str]]:
         """Return each world's multipliers, and the reason, after replaying its last hours under other ones."""
         found = []
-        for case, past, now in zip(self.flock.cases, self._past, values, strict=True):
+        for case, past, now, its in zip(self.flock.cases, self._past, values, factor, strict=True):
             load = np.concatenate(past)[-HOURS_KEPT_S:]
             past[:] = [load]
-            spot = case.has_spot > 0
-            found.append((now, SPOT_KEPT) if spot else retuned(case.scenario, load, now, self._replay, self.layers))
+            known = as_known(case.scenario, its)
+            found.append((now, SPOT_KEPT) if case.has_spot else retuned(known, load, now, self._replay, self.layers))
         return found
+
+
+def as_known(scenario: Scenario, factor: float) -> Scenario:
+    """Return the scenario as who serves it knows it: services take what he believes, times what he measured of that."""
+    pools = (replace(p, service_ns=np.rint(factor * p.believed_ns).astype(np.int64)) for p in scenario.pools)
+    return replace(scenario, pools=tuple(pools))
 
 
 def retuned(

@@ -167,7 +167,7 @@ def reactions(table: pd.DataFrame) -> Figure:
         own = table[table["what"] == event]
         for i, (policy, mine) in enumerate(own.groupby("scheme", sort=False)):
             if i == 0:
-                top.plot(mine["minute"], mine["load"], color="0.5", linewidth=0.7, label="load")
+                top.plot(mine["minute"], mine["load"], color="0.5", linewidth=0.7, label="load, one model an answer")
             look = policy_style(str(policy)) | {"marker": "", "linewidth": 1.3}
             top.plot(mine["minute"], mine["ready"], label=policy, **look)
             low.plot(mine["minute"], mine["function_pct"], **look)

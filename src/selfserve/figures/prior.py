@@ -144,21 +144,22 @@ def against_bound(table: pd.DataFrame, schemes: list[str]) -> Figure:
 
 
 def load_and_capacity(lines: pd.DataFrame) -> Figure:
-    """Draw load and ready machines over time, a panel a scheme; shading below shows what functions answered."""
+    """Draw load, ready and busy machines over time, a panel a scheme; black below shows what functions answered."""
     schemes = list(lines["scheme"].unique())
     fig, axes = plt.subplots(len(schemes), 1, figsize=(WIDTH_IN, 1.4 * len(schemes) + 0.5), sharex=True, sharey=True)
     top = 1.05 * max(lines["load"].max(), lines["ready"].max())
     for ax, scheme in zip(np.atleast_1d(axes), schemes, strict=True):
         data, style = lines[lines["scheme"] == scheme], scheme_style(scheme)
-        ax.plot(data["minute"], data["load"], color="0.35", linewidth=0.6, label="load")
+        ax.plot(data["minute"], data["load"], color="0.35", linewidth=0.6, label="load, one model an answer")
         ax.plot(data["minute"], data["ready"], color=style["color"], linewidth=1.6, label="ready machines")
+        ax.fill_between(data["minute"], 0, data["busy"], color=style["color"], linewidth=0, alpha=0.25, label="busy")
         share = data["function_pct"].fillna(0) / 100 * data["load"]
-        ax.fill_between(data["minute"], 0, share, color="black", linewidth=0, label="of it, answered by functions")
+        ax.fill_between(data["minute"], 0, share, color="black", linewidth=0, label="of the load, on functions")
         ax.set_title(scheme, loc="left", fontweight="bold", pad=2)
         ax.set(xlim=(data["minute"].min(), data["minute"].max()), ylim=(0, top))
     fig.supylabel("machines", fontsize="medium")
     np.atleast_1d(axes)[-1].set_xlabel("minutes since the window's start")
-    return finish(fig, np.atleast_1d(axes)[0], ncols=3)
+    return finish(fig, np.atleast_1d(axes)[0], ncols=2)
 
 
 def readings(table: pd.DataFrame) -> Figure:

@@ -200,18 +200,19 @@ def timeline(trace: str, window: Window, schemes: Sequence[str], seed: int = 0) 
 def over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
     """Return load and capacity of one decision log, a row per 10 s.
 
-    Columns: ``minute``, ``load`` (machines that the arrivals would keep busy), ``ready`` (machines), ``function_pct``
-    (share of the answers that functions gave), ``waiting`` (requests).
+    Columns: ``minute``, ``load`` (machines that the arrivals would keep busy with one model an answer), ``ready`` and
+    ``busy`` (machines), ``function_pct`` (share of the answers that functions gave), ``waiting`` (requests).
     """
     market = "on_demand" if any(pool.market == "on_demand" for pool in scenario.pools) else "spot"
     resources = ResourceSelector(scenario, ModelSelector(scenario), market)
-    machines = [pool.name for pool in scenario.pools if not pool.is_function]
+    slots = {pool.name: pool.slots for pool in scenario.pools if not pool.is_function}
     arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
     rows = pd.DataFrame({"minute": (log["time_s"] // 10) / 6})
     rows["load"] = resources.load(arrivals.T).sum(axis=0)
-    rows["ready"] = log[[f"ready.{name}" for name in machines]].sum(axis=1)
+    rows["ready"] = log[[f"ready.{name}" for name in slots]].sum(axis=1)
+    rows["busy"] = sum(log[f"busy_slot_s.{name}"] / log["interval_s"] / n for name, n in slots.items())
     rows["waiting"] = log.filter(regex=r"^queued\.").sum(axis=1)
-    on_machines = log.filter(regex=rf"^served\.({'|'.join(machines)})\.").sum(axis=1)
+    on_machines = log.filter(regex=rf"^served\.({'|'.join(slots)})\.").sum(axis=1)
     rows["on_functions"] = log.filter(regex=r"^served\.").sum(axis=1) - on_machines
     means = rows.assign(on_machines=on_machines).groupby("minute", as_index=False).mean()
     answers = means["on_functions"] + means["on_machines"]
