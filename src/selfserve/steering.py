@@ -31,6 +31,9 @@ LONGEST_HOLD = 16.0
 OWN_SHARE = 0.6
 """Share of the SLO that a batch of waiting requests may take, at p99. On training windows of ``standard`` it cuts the
 cost of ``tuned`` by 8 to 13%; from 0.45 to 0.7 it hardly matters."""
+FUNCTION_BATCH = 4
+"""Most requests of an invocation. They only meet where no further container may start: then fewer containers serve
+more. Set by hand; on validation situations 2, 4 and 16 differ by less than 0.1%."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,9 @@ class Steering:
         """
         spec, single = self.scenario.pools[pool], self.homes.batches[pool]
         served = [k for k in range(len(self.scenario.classes)) if pool in self._pools_of(k)]
-        if spec.is_function or self.homes.batch_wait_s[pool] > 0 or not served:
+        if spec.is_function:
+            return min(FUNCTION_BATCH, spec.max_batch)
+        if self.homes.batch_wait_s[pool] > 0 or not served:
             return single
 
         def work_s(batch: int) -> float:
