@@ -17,8 +17,8 @@ from selfserve.policies import make_policy
 from selfserve.protocol import Policy
 from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
-from selfserve.training import Constants, rollout
 from selfserve.traces import make_trace
+from selfserve.training import Constants, rollout
 from selfserve.training import episodes as training_episodes
 from selfserve.workload import make_workload
 
