@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 from selfserve.cli import common
@@ -23,6 +24,7 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
         option("--situations", "N", "training situations, default 60", 60, type=int),
         option("--keep", "DIR", "ppo: tensorboard logs and checkpoints"),
         option("--resume", "FILE.zip", "ppo: a checkpoint to go on from"),
+        option("--no-validation", None, "do not play validation situations for the net's card afterwards"),
         option("--out", "FILE", "the controller (.safetensors), or a section of constants (.toml)", required=True),
     )  # fmt: skip
 
@@ -41,7 +43,14 @@ def train(args: argparse.Namespace) -> None:
     if args.what in NETS:
         from selfserve import controller
 
-        controller.save(out, *_net(args, steps, situations))
+        begun = time.perf_counter()
+        layers, card = _net(args, steps, situations)
+        card |= {"train_s": round(time.perf_counter() - begun)}
+        controller.save(out, layers, card)
+        if not args.no_validation:
+            from selfserve.studies.training import scores
+
+            controller.save(out, layers, card | {"validation": scores(str(out))})
     else:
         from selfserve import training
 
