@@ -119,7 +119,7 @@ retrain() {   # the seeds that are shipped in src/selfserve/controllers; one tha
     mkdir -p "$folder"
     for seed in 0 1 2 3 4 5 6 7 8 9; do
         [ -e "$folder/net_$seed.safetensors" ] || echo $seed
-    done | xargs -r -P "$(getconf _NPROCESSORS_ONLN)" -I SEED \
+    done | LOKY_MAX_CPU_COUNT=1 xargs -r -P "$(getconf _NPROCESSORS_ONLN)" -I SEED \
         python -m selfserve train --what net --seed SEED --out "$folder/net_SEED.safetensors"
 }
 

@@ -201,7 +201,7 @@ def test_a_net_of_a_notebook_is_kept_and_played(tmp_path):
     got = study.rollouts([name], [3], [0], "validate", 2, twins=True)
     assert got["method"].tolist() == [name]
     assert np.abs(forward(layers, np.ones((1, layers[0][0].shape[1])))).max() > 0
-    scores = training_study.scores(name, 4, 2.0, twins=True)
+    scores = training_study.scores(layers, {}, 4, 2.0, twins=True)
     assert scores.keys() == {"against", "all", "on-demand", "spot"}
     assert scores["all"]["interval"][0] <= scores["all"]["change_pct"] <= scores["all"]["interval"][1]
 

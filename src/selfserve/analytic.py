@@ -106,7 +106,7 @@ class Pilot:
         or bursts within seconds leave for functions while machines idle a moment later."""
         self.errors = np.ones((n, len(WINDOWS)))
         """[E, J] mean absolute error of each average of the load as a forecast at the boot horizon, relative."""
-        self.flock.base = self.settings()
+        self._set()
 
     def observe(self, seen: Seen) -> None:
         """Take in the interval that just ended."""
@@ -123,7 +123,10 @@ class Pilot:
             self._expected = keep * self._expected + (expected * machines).sum(axis=1)
             self._judge(seen)
             self._measure_strain(seen)
-        flock.base = self.settings()
+        self._set()
+
+    def _set(self) -> None:
+        self.flock.factor, self.flock.base = self.measured(), self.settings()
 
     def _judge(self, seen: Seen) -> None:
         """Compare what each average of a boot time ago said with the load now."""
@@ -164,7 +167,6 @@ class Pilot:
         """Return the planner's numbers [E, N]."""
         flock, c = self.flock, dict(zip(NAMES, self.values.T, strict=True))
         boot, statics, factor = flock.boot_s / 100, flock.statics, self.measured()
-        flock.factor = factor
         # the machine that a function replaces is a spot machine where spot machines carry the load
         cheap = flock.has_spot * c["spot_share"] * statics[:, _HOME_STATICS["spot_price"]]
         price = np.exp(statics[:, _HOME_STATICS["function_price"]] - c["hold_by_spot"] * cheap) / 3

@@ -134,7 +134,7 @@ class SelfTuned(Corrected):
         self._past = [[np.asarray(c.history, float)[-HOURS_KEPT_S:]] for c in flock.cases]
         self._search: Future[list[tuple[np.ndarray, str]]] | None = None
         self._next_s = EVERY_S
-        self.notes = self._adopt(self._retuned(self.values, self.measured()))
+        self.notes = self._adopt(self._retuned(self.values, self._known()))
 
     def observe(self, seen: Seen) -> None:
         """Take in the interval that just ended; begin a search or adopt its outcome when that is due."""
@@ -143,7 +143,7 @@ class SelfTuned(Corrected):
             past.append(np.full(round(seen.interval_s), second))
         notes = None
         if self._search is None and seen.time_s >= self._next_s:
-            self._search = self._thread.submit(self._retuned, self.values, self.measured())
+            self._search = self._thread.submit(self._retuned, self.values, self._known())
         if self._search is not None and seen.time_s >= self._next_s + ADOPT_S:
             notes, self._search = self._adopt(self._search.result()), None
             self._next_s += EVERY_S
@@ -154,19 +154,28 @@ class SelfTuned(Corrected):
         self.values = np.stack([values for values, _ in found])
         return [note for _, note in found]
 
-    def _retuned(self, values: np.ndarray, factor: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    def _known(self) -> list[tuple[Scenario, np.ndarray] | None]:
+        """Return what each world's replay is of, its scenario and last hours; None where it is not retuned."""
+        for past in self._past:
+            past[:] = [np.concatenate(past)[-HOURS_KEPT_S:]]
+        worlds = zip(self.flock.cases, self._past, self.measured(), strict=True)
+        return [None if c.has_spot else (as_known(c.scenario, factor), past[0]) for c, past, factor in worlds]
+
+    def _retuned(
+        self, values: np.ndarray, known: Sequence[tuple[Scenario, np.ndarray] | None]
+    ) -> list[tuple[np.ndarray, str]]:
         """Return each world's multipliers, and the reason, after replaying its last hours under other ones."""
-        found = []
-        for case, past, now, its in zip(self.flock.cases, self._past, values, factor, strict=True):
-            load = np.concatenate(past)[-HOURS_KEPT_S:]
-            past[:] = [load]
-            known = as_known(case.scenario, its)
-            found.append((now, SPOT_KEPT) if case.has_spot else retuned(known, load, now, self._replay, self.layers))
-        return found
+        return [
+            (now, SPOT_KEPT) if its is None else retuned(*its, now, self._replay, self.layers)
+            for its, now in zip(known, values, strict=True)
+        ]
 
 
 def as_known(scenario: Scenario, factor: float) -> Scenario:
-    """Return the scenario as who serves it knows it: services take what he believes, times what he measured of that."""
+    """Return the scenario as who serves it knows it: services take what he believes, times what he measured of that.
+
+    He measures machines; functions take as much longer than believed (``believed_factor`` is one number).
+    """
     pools = (replace(p, service_ns=np.rint(factor * p.believed_ns).astype(np.int64)) for p in scenario.pools)
     return replace(scenario, pools=tuple(pools))
 

@@ -1,7 +1,7 @@
 """The steered planner for many worlds at once: what it has seen, what a controller observes, what it may change.
 
 :class:`Flock` keeps for E worlds what :class:`selfserve.steering.Steering` keeps for one, as arrays whose first axis is
-the world, and decides as :func:`selfserve.steering.steer` does; a single run is a flock of one. Observations are
+the world, and decides as :func:`selfserve.steering.steer` does, by measured times if there are any. Observations are
 scale-free: loads and machines are ratios to a slow average of the load, times are in units of the boot time, prices and
 service times are ratios, so that one controller serves 10 or 10,000 requests a second.
 """

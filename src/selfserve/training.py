@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, constants, multipliers
-from selfserve.controller import LEAST_S, Corrected, Layers, forward
+from selfserve.controller import LEAST_S, Corrected, Layers, as_known, forward
 from selfserve.environment import RAW_ACTIONS, Course, Episode, Task, counted, most_machines
 from selfserve.features import AT, Case, Flock, Orders, Seen
 from selfserve.policies.base import Range
@@ -316,13 +316,13 @@ def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, casc
 def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, seconds: int = 7200) -> dict[str, float]:
     """Return the planner's constants that a search on the last ``seconds`` of a load finds, from those of ``tuned``.
 
-    That is an expert who retunes a situation on its own history before he serves it. On a history that is too short for
-    the controller to retune (``controller.LEAST_S``) he keeps those of ``tuned``.
+    That is an expert who retunes a situation on its own history before he serves it, with the service times that he
+    believes. On a history that is too short for the controller to retune (``controller.LEAST_S``) he keeps ``tuned``.
     """
     known = constants("tuned")
     if len(load) < LEAST_S or not np.any(load):
         return {n: known[n] for n in constant_space()}
-    played = [past_episode(scenario, np.asarray(load, float)[-seconds:])]
+    played = [past_episode(as_known(scenario, 1.0), np.asarray(load, float)[-seconds:])]
     found = search_constants(known, played, generations, 0, batch=1, sigma=0.08, quiet=True)
     both, space = ({n: known[n] for n in found}, found), constant_space()
     points = np.array([[own.place(one[n]) for n, own in space.items()] for one in both])

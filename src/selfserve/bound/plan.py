@@ -1,8 +1,8 @@
-"""A perfect forecast turned into something that can be done: whole machines, full batches, routes, a little reserve.
+"""A perfect forecast turned into something that can be done: whole machines, full batches, routes, some reserve.
 
 The relaxation is solved once more with what a run can really do (``executable``): one batch size a pool and the time to
 leave a queue taken off each SLO. Its mean machines are rounded, ordered ahead of the boot, and its split of each class
-over pools and models becomes route weights. The reserve over the plan is chosen by trying a few in the simulator.
+over pools and models becomes route weights. The reserve, more machines or fewer, is chosen by trying some.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SLOT_S = 10.0  #: length of a slot of the weights and of a decision interval
 BATCHES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64)  #: batch sizes that are tried for a pool
 ROUND_UP_FROM = 0.1  #: fraction of a machine from which one more is taken
 RESERVES = (-0.3, -0.2, -0.1, -0.05, 0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Machines over the plan that are tried, as a share of it, from the least on."""
+"""Machines over the plan (or under it) that are tried, as a share of it, from the least on."""
 TOO_DEAR = 1.25
 """Ratio to the least cost so far from which no more is tried; a little more may be dearer where much more pays."""
 MARGINS = (0.02, 0.1)
@@ -384,7 +384,7 @@ def best_plan(
         if not how.cascades and not all(bad for bad, *_ in found):
             break  # one model an answer is dearer, but may be in time where no cascade is
         plan = make_plans(workload, scenario, seed, SLOT_S, how)
-        first = plan(RESERVES[0], MARGINS[0])
+        first = plan(0.0, MARGINS[0])
         if not any(first.same(other) for other in tried):
             found.append(_best_reserve(plan, workload, scenario, seed, execute))
         tried.append(first)

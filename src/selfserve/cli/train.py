@@ -42,15 +42,12 @@ def train(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} {value}: must be {least} or more")
     if args.what in NETS:
         from selfserve import controller
+        from selfserve.studies.training import scores
 
         begun = time.perf_counter()
         layers, card = _net(args, steps, situations)
         card |= {"train_s": round(time.perf_counter() - begun)}
-        controller.save(out, layers, card)
-        if not args.no_validation:
-            from selfserve.studies.training import scores
-
-            controller.save(out, layers, card | {"validation": scores(str(out))})
+        controller.save(out, layers, card if args.no_validation else card | {"validation": scores(layers, card)})
     else:
         from selfserve import training
 

@@ -147,7 +147,7 @@ def load_and_capacity(lines: pd.DataFrame) -> Figure:
     """Draw load, ready and busy machines over time, a panel a scheme; black below shows what functions answered."""
     schemes = list(lines["scheme"].unique())
     fig, axes = plt.subplots(len(schemes), 1, figsize=(WIDTH_IN, 1.4 * len(schemes) + 0.5), sharex=True, sharey=True)
-    top = 1.05 * max(lines["load"].max(), lines["ready"].max())
+    top = 1.05 * lines[["load", "ready", "busy"]].max(axis=None)
     for ax, scheme in zip(np.atleast_1d(axes), schemes, strict=True):
         data, style = lines[lines["scheme"] == scheme], scheme_style(scheme)
         ax.plot(data["minute"], data["load"], color="0.35", linewidth=0.6, label="load, one model an answer")

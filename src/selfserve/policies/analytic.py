@@ -27,7 +27,7 @@ class Learned(Controller):
     Args:
         file: a safetensors file of a net (default: the formulas without one).
         self_tuning: whether it retunes itself.
-        cascades: as for ``analytic``; the shipped nets were trained without.
+        cascades: as for ``analytic``; the shipped nets were trained with them.
     """
 
     name: ClassVar[str] = "controller"

@@ -151,7 +151,7 @@ def judge_self_managed(table: pd.DataFrame) -> dict[str, str]:
         measured += f", {_change(own['cost_usd'], milp):+.1f}% of the integer program's cost"
     bands = {"no dearer than paragon on 3 of 4 traces": cheaper.sum() >= enough,
              "and no later there": both >= enough}  # fmt: skip
-    why = "the controller is formulas that retune themselves; no net beat them on validation beyond its interval"
+    why = "the controller is formulas that retune themselves; nets cost more on validation, on average"
     return judge("C16", measured, bands, why)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,17 @@ def keep(layers: Layers, file: Path, situations: int, seed: int, twins: bool) ->
     return str(file)
 
 
-def scores(file: str, situations: int = 39, machines: float = 12.0, twins: bool = False) -> dict[str, Any]:
+def scores(
+    layers: Layers, card: Mapping[str, Any], situations: int = 39, machines: float = 12.0, twins: bool = False
+) -> dict[str, Any]:
     """Return for a net's card what it costs beside the formulas alone on validation situations 0 to ``situations``.
 
     By market and in all: percent of cost with its 95% interval, and late requests in percent.
     """
-    played = rollouts(["analytic", file], range(situations), [0], "validate", machines, twins=twins)
+    with TemporaryDirectory() as folder:
+        file = f"{folder}/net.safetensors"
+        save(Path(file), layers, card)
+        played = rollouts(["analytic", file], range(situations), [0], "validate", machines, twins=twins)
     table = by_kind(played, "analytic", ["market"])
     against = f"the formulas, situations 0 to {situations - 1}, window 0, at most {machines:g} machines"
     return {"against": against} | {
