@@ -449,6 +449,13 @@ def test_a_batch_is_chosen_with_the_cascades_that_then_are_in_time(index, larger
     assert usd < 0.97 * before
 
 
+def test_functions_take_together_what_is_in_time_for_all_who_use_them():
+    hasty = dataclasses.replace(STRICT, name="hasty", slo_s=0.1)  # 62 ms at p99, two of them 111 ms
+    for classes, batch in (((STRICT,), 2), ((hasty,), 1), ((STRICT, hasty), 1)):
+        scenario = make_scenario(classes=classes)
+        assert steering(scenario).batches[1] == steering(scenario, cascades=True).batches[1] == batch
+
+
 def run(state, scenario, loads, settings=None, **fixed):
     """Return the decisions while ``loads`` arrive, ten seconds each."""
     out = []
