@@ -18,6 +18,7 @@ import numpy as np
 from selfserve.analytic import Pilot
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, FILTER, OBSERVED, STATICS, Case, Flock, Orders, Seen
+from selfserve.planner import ResourceSelector
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Simulator
 from selfserve.situations import Split, sample
@@ -160,10 +161,13 @@ def _case(scenario: Scenario, workload: Workload, interval_s: float, settings: P
     return _prepared(_ByDigest(scenario, workload), interval_s, settings)
 
 
-def _unit_work_s(case: Case) -> np.ndarray:
-    """Return machine-seconds of a request, [K], with cascades whatever the case's own choice, so that costs compare."""
-    same = case if case.state.cascades else Case(case.scenario, case.history, case.interval_s)
-    return same.work[0, :, 0]
+def _unit_work_usd(case: Case) -> np.ndarray:
+    """Return dollars of a request on busy machines, [K], by single models and one by one.
+
+    So it knows nothing of how the planner serves, and costs of different planners compare.
+    """
+    alone, pools = ResourceSelector(case.scenario, case.state.selector), case.scenario.pools
+    return alone.work_s * np.array([pools[p].usd_per_hour / pools[p].slots / 3600 for p in alone.pool_of])
 
 
 def most_machines(flock: Flock) -> np.ndarray:
@@ -196,7 +200,7 @@ class Course:
         self.action = np.zeros((len(episodes), task.actions))
         mean = np.array([e.workload.counts.mean() for e in episodes]) * task.interval_s
         shares = np.array([[c.share for c in e.scenario.classes] for e in episodes])
-        self._usd = np.stack([_unit_work_s(c) for c in flock.cases]) * flock.price
+        self._usd = np.stack([_unit_work_usd(c) for c in flock.cases])
         self.mean = np.maximum(mean, 1e-9)
         self.ideal_usd = self.mean * (shares * self._usd).sum(axis=1)
         """[E] an interval's mean work at the price of a busy VM."""

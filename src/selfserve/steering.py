@@ -30,10 +30,7 @@ LONGEST_HOLD = 16.0
 """Longest ``hold``, in units of the boot time."""
 OWN_SHARE = 0.6
 """Largest share of the SLO that a batch of waiting requests may take, at p99. On training windows of ``standard`` it
-cut the cost of ``tuned`` by 8 to 13%; without ``WAIT_WORTH``, 0.7 costs 2.2% (0.7) more on-demand on validation."""
-WAIT_WORTH = 0.5
-"""What all of the SLO is worth as time to wait, in shares of the work. Chosen of six values, in two forms, on
-validation situations 0 to 59; on 60 to 129 such batches cost 1.0% (0.4) less on-demand and 5.5% (1.8) on spot."""
+cut the cost of ``tuned`` by 8 to 13%."""
 FUNCTION_BATCH = 4
 """Most requests of an invocation, as far as that is in time. They only meet where no further container may start: then
 fewer containers serve more. Set by hand: 1, 2, 4 and 16 differ by at most 0.3% of cost, on nine validation windows."""
@@ -142,10 +139,8 @@ class Steering:
     def _batch(self, pool: int) -> int:
         """Return the batch with which the classes' ways are the least work, as far as they are in time.
 
-        What the longest way takes of its SLO cannot be waited for a machine: where all may leave for functions, which
-        they then do sooner, that counts as work (``WAIT_WORTH``). A batch that is chosen before the ways may be too
-        long for a cascade, or short for a single model that none asks: on validation situations that costs 6 to 7% on
-        average, and twice as much as needed in some.
+        A batch that is chosen before the ways may be too long for a cascade, or short for a single model that none
+        asks.
         """
         spec, single = self.scenario.pools[pool], self.homes.batches[pool]
         served = [k for k in range(len(self.scenario.classes)) if pool in self._pools_of(k)]
@@ -153,17 +148,15 @@ class Steering:
             return single
 
         def work_s(batch: int) -> float:
-            total, taken, leave = 0.0, 0.0, True
+            total = 0.0
             for k in served:
-                slo_s, found = self.scenario.classes[k].slo_s, self._cascade(k, pool, batch)
-                ways: Ways = ((found, 1.0),) if found else self.selector.mix(k, pool)
-                needed_s = max(sum(self.selector.latency_s(pool, m, batch) for m, _ in stages_of(w)) for w, _ in ways)
-                if not found and batch > 1 and needed_s > self._cascade_share * slo_s:
+                found, mix = self._cascade(k, pool, batch), self.selector.mix(k, pool)
+                room_s = self._cascade_share * self.scenario.classes[k].slo_s
+                if not found and batch > 1 and any(self.selector.latency_s(pool, m, batch) > room_s for m, _ in mix):
                     return inf
-                total += self.scenario.classes[k].share * a_request(ways, partial(spec.service_s, batch=batch)) / batch
-                taken = max(taken, needed_s / slo_s)
-                leave &= all(self.function_of(k, way, m) is not None for way, _ in ways for m, _ in stages_of(way))
-            return total * (1 + WAIT_WORTH * taken) if leave else total
+                work = a_request(((found, 1.0),) if found else mix, partial(spec.service_s, batch=batch))
+                total += self.scenario.classes[k].share * work / batch
+            return total
 
         return min(range(1, spec.max_batch + 1), key=lambda batch: (work_s(batch), batch))
 
