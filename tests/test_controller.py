@@ -17,6 +17,7 @@ from selfserve.policies import make_policy
 from selfserve.protocol import Policy
 from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
+from selfserve.steering import OWN_SHARE
 from selfserve.traces import make_trace
 from selfserve.training import Constants, rollout
 from selfserve.training import episodes as training_episodes
@@ -99,7 +100,8 @@ def test_self_tuning_accepts_only_what_the_replay_finds_better():
     asked = []
 
     def found(gain):
-        def replay(scenario, load, tried, layers):
+        def replay(scenario, load, tried, layers, shares):
+            assert set(shares) in ({OWN_SHARE}, {OWN_SHARE, *controller.SHARES})
             asked.append(tried)
             if len(tried) == 2:
                 return np.array([0.0, -gain])
@@ -117,6 +119,24 @@ def test_self_tuning_accepts_only_what_the_replay_finds_better():
         np.testing.assert_array_equal(policy.pilot.values[0], asked[-1][1] if changed else multipliers())
         reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
         assert ("retuned" if changed else "kept") in reason
+
+
+@pytest.mark.parametrize("seconds", [controller.LEAST_S - 1, 4000])
+@pytest.mark.parametrize("gain", [controller.MARGIN / 2, 2 * controller.MARGIN])
+def test_batches_are_retuned_where_a_past_is_long_enough_and_says_so_by_a_margin(gain, seconds):
+    scenario, workload = small()
+
+    def replay(known, load, tried, layers, shares):
+        assert {p.service_ns.tobytes() for p in known.pools} == {p.believed_ns.tobytes() for p in scenario.pools}
+        return np.array([0.0 if share != 0.75 else -gain for share in shares])
+
+    policy = controller.Controller()
+    policy.replay = replay
+    policy.reset(scenario, np.full(seconds, 50.0))
+    changed = gain > controller.MARGIN and seconds >= controller.LEAST_S
+    assert policy.pilot.flock.cases[0].state.own_share == (0.75 if changed else OWN_SHARE)
+    reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
+    assert ("batches retuned" in reason) == changed
 
 
 def test_formulas_measure_service_times():
@@ -149,7 +169,7 @@ def test_replays_know_service_times_as_far_as_they_were_measured():
     whole = sample("train", 3, machines=5, twins=True).workload(0)
     replayed = []
 
-    def replay(known, load, tried, layers):
+    def replay(known, load, tried, layers, shares):
         replayed.append(known.pools[0].service_ns)
         return np.zeros(len(tried))
 
@@ -215,7 +235,7 @@ def test_what_self_tuning_finds_holds_from_a_fixed_time_on():
     whole = sample("train", 3, machines=5, twins=True).workload(0)
     workload = replace(whole, seconds=4200, counts=whole.counts[:4200])
 
-    def replay(scenario, load, tried, layers):
+    def replay(scenario, load, tried, layers, shares):
         return np.where(np.arange(len(tried)) > 0, -0.5, 0.0)
 
     changes = []

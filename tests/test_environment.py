@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
-from selfserve.environment import Course, InferenceServing, Task
+from selfserve.environment import Course, Episode, InferenceServing, Task
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, AT, LEVELS, OBSERVATIONS, Case, Flock, Seen
 from selfserve.simulator import Simulator, simulate
@@ -80,6 +80,18 @@ def test_a_seed_repeats_a_run_and_another_does_not():
         return [env.step(env.action_space.sample())[1] for _ in range(5)]
 
     assert run(1) == run(1) != run(2)
+
+
+@pytest.mark.parametrize("served", [{"cascades": False}, {"own_share": 0.0}, {"own_share": 0.9}])
+def test_costs_are_over_work_that_does_not_hang_on_how_it_is_served(served):
+    one = sample("validate", 10, machines=5, twins=True)
+    cases = [Case(one.scenario, one.workload(0).history, 10.0, **how) for how in ({}, served)]
+    usual, other = (
+        Course(Task(situations="validate"), [Episode("", one.scenario, one.workload(0), 0, case)]).ideal_usd
+        for case in cases
+    )
+    assert usual == other > 0
+    assert not np.array_equal(cases[0].work, cases[1].work)
 
 
 @pytest.mark.parametrize("warm_s", [None, 20.0])

@@ -18,7 +18,7 @@ from selfserve.correctness import stages
 from selfserve.protocol import Decision, Observation, Route
 from selfserve.scenario import Scenario
 from selfserve.selector import Cascade, stages_of
-from selfserve.steering import LONGEST_HOLD, WINDOWS, PlannerSettings, Steering
+from selfserve.steering import LONGEST_HOLD, OWN_SHARE, WINDOWS, PlannerSettings, Steering
 from selfserve.warming import called, warm_until
 
 GROUPS = 3
@@ -107,16 +107,16 @@ class Case:
         history: requests per second before the run, shape [seconds].
         interval_s: seconds between decisions.
         settings: what the planner does without corrections.
-        cascades: see :class:`~selfserve.steering.Steering`.
+        cascades, own_share: see :class:`~selfserve.steering.Steering`.
     """
 
     def __init__(
         self, scenario: Scenario, history: np.ndarray, interval_s: float, settings: PlannerSettings | None = None,
-        *, cascades: bool = True,
+        *, cascades: bool = True, own_share: float = OWN_SHARE,
     ) -> None:  # fmt: skip
         self.scenario, self.history, self.interval_s = scenario, history, interval_s
         self.settings = settings or PlannerSettings()
-        self.state = state = Steering(scenario, history, interval_s, cascades=cascades)
+        self.state = state = Steering(scenario, history, interval_s, cascades=cascades, own_share=own_share)
         pools, n, grid = scenario.pools, len(scenario.classes), np.arange(LEVELS) / (LEVELS - 1)
         self.homes, self.has_spot = np.array(state.homes.pool_of), float(state.spots is not None)
         self.spots = np.array((state.spots or state.homes).pool_of)

@@ -109,7 +109,8 @@ class Steering:
     ) -> None:
         self.scenario = scenario
         # both stages take what a batch may, so that the batches that were chosen for single models stay
-        self.cascades, self._cascade_share = cascades, (own_share or 1.0) if cascades else 0.0
+        self.cascades, self.own_share = cascades, own_share
+        self._cascade_share = (own_share or 1.0) if cascades else 0.0
         self.boot_s = scenario.vm.pending_s + scenario.vm.boot_s
         self.monitor = LoadMonitor(scenario, history, interval_s)
         self.selector = ModelSelector(scenario, models)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -15,13 +16,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, constants, multipliers
-from selfserve.controller import LEAST_S, Corrected, Layers, as_known, forward
+from selfserve.controller import LEAST_S, Corrected, Layers, as_known, batches, forward
 from selfserve.environment import RAW_ACTIONS, Course, Episode, Task, counted, most_machines
 from selfserve.features import AT, Case, Flock, Orders, Seen
 from selfserve.policies.base import Range
 from selfserve.policies.tuned import Tuned
 from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.situations import Split, distribution, sample
+from selfserve.steering import OWN_SHARE
 from selfserve.traces import make_trace, split_ranges
 from selfserve.vector import Road
 from selfserve.workload import load_trace, make_workload, mean_work
@@ -287,7 +289,7 @@ def _storm(begin_s: float) -> Storm:
     return Storm(begin_s, *(float(np.sqrt(r["low"] * r["high"])) for r in rows))
 
 
-def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True) -> Episode:
+def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True, own_share: float = OWN_SHARE) -> Episode:
     """Return a load [seconds] as an episode, thinned to ``REPLAY_MACHINES``; its first quarter is the history.
 
     What functions may run at once is thinned with the load: bursts that they cannot take are late in the replay too.
@@ -304,13 +306,27 @@ def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True) ->
         spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)),
     )  # fmt: skip
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
-    return Episode("replay", known, workload, 0, Case(known, workload.history, known.interval_s, cascades=cascades))
+    case = Case(known, workload.history, known.interval_s, cascades=cascades, own_share=own_share)
+    return Episode("replay", known, workload, 0, case)
 
 
-def replay(scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, cascades: bool = True) -> np.ndarray:
-    """Return the objective [N] of each set of multipliers [N, C] on :func:`past_episode`; see ``controller.Replay``."""
-    played = [past_episode(scenario, load, cascades)] * len(tried)
+def replay(
+    scenario: Any, load: np.ndarray, tried: np.ndarray, layers: Any, shares: Sequence[float], cascades: bool = True
+) -> np.ndarray:
+    """Return the objective [N] of multipliers [N, C] and shares for batches [N]; see ``controller.Replay``."""
+    past = {share: past_episode(scenario, load, cascades, share) for share in set(shares)}
+    played = [past[share] for share in shares]
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective(REPLAY_TARGET_PCT, REPLAY_PENALTY)
+
+
+def in_own_batches(episode: Episode) -> Episode:
+    """Return an episode with the batches that self-tuning chooses before it (:func:`controller.batches`)."""
+    own = episode.case
+    share, _ = batches(own.scenario, own.history, partial(replay, cascades=own.state.cascades))
+    if share == own.state.own_share:
+        return episode
+    case = Case(own.scenario, own.history, own.interval_s, cascades=own.state.cascades, own_share=share)
+    return replace(episode, case=case)
 
 
 def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, seconds: int = 7200) -> dict[str, float]:

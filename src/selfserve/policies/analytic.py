@@ -22,7 +22,7 @@ class Analytic(Controller):
 
 @dataclass(kw_only=True, eq=False)
 class Learned(Controller):
-    """The controller: formulas, a net's corrections, constants retuned by replaying the run's own last hours.
+    """The controller: formulas, a net's corrections, batches and constants retuned by replaying the run's own past.
 
     Args:
         file: a safetensors file of a net (default: the formulas without one).

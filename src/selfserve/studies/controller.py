@@ -127,6 +127,8 @@ def _rows(
     """Play one window of some situations under a method; windows of unlike length one after the other."""
     played = training.episodes(split, indices, None, machines, window, exact, twins, method != ONE_MODEL)
     parts = []
+    if " and " in method or method.partition(SHIFTED)[0] == "controller":  # what tunes itself
+        played = [training.in_own_batches(e) for e in played]
     for seconds in sorted({e.workload.seconds for e in played}):
         at = [j for j, e in enumerate(played) if e.workload.seconds == seconds]
         got = training.rollout([played[j] for j in at], helm(method))
