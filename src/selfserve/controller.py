@@ -24,7 +24,6 @@ from selfserve.errors import InputError
 from selfserve.features import ACTIONS, FARTHEST, FILTER, OBSERVATIONS, Case, Flock, Orders, Seen
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
-from selfserve.steering import OWN_SHARE
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weights [out, in] and biases [out] of each layer, float32."""
@@ -208,19 +207,20 @@ def retuned(
     return now, f"; constants kept, replay finds {gain:.1%}"
 
 
-def batches(scenario: Scenario, history: np.ndarray, replay: Replay) -> tuple[float, str]:
-    """Return the share of the SLO for batches that replays of the last hours find better by a margin, and why.
+def in_own_batches(case: Case, replay: Replay) -> tuple[Case, str]:
+    """Return a case with the batches that replays of its history find better by a margin, and why.
 
     Longer batches are less work and leave less time to wait for a machine: what that is worth hangs on the load.
     """
-    load = np.asarray(history, float)[-HOURS_KEPT_S:]
+    load, tried = np.asarray(case.history, float)[-HOURS_KEPT_S:], (case.state.own_share, *SHARES)
     if len(load) < LEAST_S or not load.any():
-        return OWN_SHARE, ""
-    tried = (OWN_SHARE, *SHARES)
-    found = replay(as_known(scenario, 1.0), load, np.tile(multipliers(), (len(tried), 1)), (), tried)
-    best = int(np.argmin(found))
-    gain = float(found[0] - found[best])
-    return (tried[best], f"; batches retuned, replay {gain:.1%} cheaper") if gain > MARGIN else (OWN_SHARE, "")
+        return case, ""
+    found = replay(as_known(case.scenario, 1.0), load, np.tile(multipliers(), (len(tried), 1)), (), tried)
+    best, gain = tried[int(np.argmin(found))], float(found[0] - found.min())
+    if gain <= MARGIN:
+        return case, ""
+    own = Case(case.scenario, case.history, case.interval_s, cascades=case.state.cascades, own_share=best)
+    return own, f"; batches retuned, replay {gain:.1%} cheaper"
 
 
 def search(now: np.ndarray, seed: int, candidates: int = CANDIDATES) -> np.ndarray:
@@ -249,6 +249,7 @@ class Controller:
     cascades: bool = True
     replay: Replay | None = field(init=False, default=None, repr=False)
     layers: Layers = field(init=False, default=(), repr=False)
+    pilot: Corrected = field(init=False, repr=False)
 
     def load(self, file: str | Path | None) -> None:
         """Take the net of a file."""
@@ -259,11 +260,12 @@ class Controller:
         """Start a run; batches and constants are retuned on the history where a replay was handed in."""
         self._own = getattr(self, "_own", self.interval_s)
         self.interval_s = self._own or scenario.interval_s
-        share, note = (OWN_SHARE, "") if self.replay is None else batches(scenario, history, self.replay)
-        flock = Flock([Case(scenario, history, self.interval_s, cascades=self.cascades, own_share=share)])
-        self.pilot: Corrected = (
-            Corrected(flock, self.layers) if self.replay is None else SelfTuned(flock, self.replay, self.layers)
-        )
+        case, note = Case(scenario, history, self.interval_s, cascades=self.cascades), ""
+        if self.replay is None:
+            self.pilot = Corrected(Flock([case]), self.layers)
+        else:
+            case, note = in_own_batches(case, self.replay)
+            self.pilot = SelfTuned(Flock([case]), self.replay, self.layers)
         self.pilot.notes = [own + note for own in self.pilot.notes]
         self._last: Decision | None = None
 

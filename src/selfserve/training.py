@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -16,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, constants, multipliers
-from selfserve.controller import LEAST_S, Corrected, Layers, as_known, batches, forward
+from selfserve.controller import LEAST_S, Corrected, Layers, as_known, forward
 from selfserve.environment import RAW_ACTIONS, Course, Episode, Task, counted, most_machines
 from selfserve.features import AT, Case, Flock, Orders, Seen
 from selfserve.policies.base import Range
@@ -317,16 +316,6 @@ def replay(
     past = {share: past_episode(scenario, load, cascades, share) for share in set(shares)}
     played = [past[share] for share in shares]
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective(REPLAY_TARGET_PCT, REPLAY_PENALTY)
-
-
-def in_own_batches(episode: Episode) -> Episode:
-    """Return an episode with the batches that self-tuning chooses before it (:func:`controller.batches`)."""
-    own = episode.case
-    share, _ = batches(own.scenario, own.history, partial(replay, cascades=own.state.cascades))
-    if share == own.state.own_share:
-        return episode
-    case = Case(own.scenario, own.history, own.interval_s, cascades=own.state.cascades, own_share=share)
-    return replace(episode, case=case)
 
 
 def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, seconds: int = 7200) -> dict[str, float]:

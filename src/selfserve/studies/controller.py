@@ -8,6 +8,7 @@ losses in a window.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 from selfserve import training
 from selfserve.analytic import FOLDER, NAMES, Pilot, constants, multipliers
-from selfserve.controller import Corrected, Layers, SelfTuned, load
+from selfserve.controller import Corrected, Layers, SelfTuned, in_own_batches, load
 from selfserve.environment import RAW_SIZES
 from selfserve.features import AT, Flock, Orders
 from selfserve.situations import Split, sample
@@ -128,7 +129,7 @@ def _rows(
     played = training.episodes(split, indices, None, machines, window, exact, twins, method != ONE_MODEL)
     parts = []
     if " and " in method or method.partition(SHIFTED)[0] == "controller":  # what tunes itself
-        played = [training.in_own_batches(e) for e in played]
+        played = [replace(e, case=in_own_batches(e.case, training.replay)[0]) for e in played]
     for seconds in sorted({e.workload.seconds for e in played}):
         at = [j for j, e in enumerate(played) if e.workload.seconds == seconds]
         got = training.rollout([played[j] for j in at], helm(method))
