@@ -118,23 +118,27 @@ def test_self_tuning_accepts_only_what_the_replay_finds_better():
         np.testing.assert_allclose(asked[-1][1], asked[-2][3::4].mean(axis=0))
         np.testing.assert_array_equal(policy.pilot.values[0], asked[-1][1] if changed else multipliers())
         reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
-        assert ("retuned" if changed else "kept") in reason
+        assert ("; retuned" if changed else "kept") in reason
 
 
 @pytest.mark.parametrize("seconds", [controller.LEAST_S - 1, 4000])
 @pytest.mark.parametrize("gain", [controller.MARGIN / 2, 2 * controller.MARGIN])
-def test_batches_are_retuned_where_a_past_is_long_enough_and_says_so_by_a_margin(gain, seconds):
+def test_batches_are_retuned_on_a_past_that_is_long_enough_and_replays_have_them_from_then_on(gain, seconds):
     scenario, workload = small()
+    asked = []
 
     def replay(known, load, tried, layers, shares):
         assert {p.service_ns.tobytes() for p in known.pools} == {p.believed_ns.tobytes() for p in scenario.pools}
+        asked.append(set(shares))
         return np.array([0.0 if share != 0.75 else -gain for share in shares])
 
     policy = controller.Controller()
     policy.replay = replay
     policy.reset(scenario, np.full(seconds, 50.0))
     changed = gain > controller.MARGIN and seconds >= controller.LEAST_S
-    assert policy.pilot.flock.cases[0].state.own_share == (0.75 if changed else OWN_SHARE)
+    chosen = 0.75 if changed else OWN_SHARE
+    assert policy.pilot.flock.cases[0].state.own_share == chosen
+    assert asked[1:] == ([{chosen}] * 2 if asked else [])
     reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
     assert ("batches retuned" in reason) == changed
 

@@ -9,9 +9,10 @@ from selfserve.analytic import constants
 from selfserve.controller import forward
 from selfserve.environment import RAW_MOST, RAW_SIZES, Episode
 from selfserve.errors import InputError
-from selfserve.features import AT, Flock
+from selfserve.features import AT, Case, Flock
 from selfserve.figures import controller as figures
 from selfserve.situations import sample
+from selfserve.steering import OWN_SHARE
 from selfserve.studies import controller as study
 from selfserve.studies import controller_runs as runs
 from selfserve.studies import training as training_study
@@ -128,7 +129,11 @@ def test_the_expert_does_better_on_the_past_that_he_tuned_on():
     mean = 5 / mean_work(one.scenario)
     load = np.random.default_rng(0).poisson(mean * (1 + 0.8 * np.sin(np.arange(3600) / 200))).astype(float)
     known = dict(constants("tuned"))
-    found = training.tuned_on_past(one.scenario, load, 6)
+
+    def past(load):
+        return Case(one.scenario, load, one.scenario.interval_s)
+
+    found = training.tuned_on_past(past(load), 6)
     names = training.constant_space()
     assert set(found) == set(names)
     episode: Episode = training.past_episode(one.scenario, load)
@@ -139,7 +144,22 @@ def test_the_expert_does_better_on_the_past_that_he_tuned_on():
         return training.rollout([episode], lambda flock: training.Constants(flock, numbers)).objective()[0]
 
     assert objective(found) < objective({n: known[n] for n in names})
-    assert training.tuned_on_past(one.scenario, load[:600]) == {n: known[n] for n in names}, "too short a past"
+    assert training.tuned_on_past(past(load[:600])) == {n: known[n] for n in names}, "too short a past"
+
+
+@pytest.mark.parametrize("method", ["controller", f"controller{study.SHIFTED}+0.05", "expert", "net_0 and retuned"])
+def test_who_replays_the_past_has_batches_of_his_own(method, monkeypatch):
+    shares = []
+
+    def rollout(played, helm):
+        shares.extend(e.case.state.own_share for e in played)
+        return training.Outcome(*np.ones((3, len(played))))
+
+    monkeypatch.setattr(training, "rollout", rollout)
+    monkeypatch.setattr(training, "replay", lambda *given: np.array([-float(share == 0.75) for share in given[-1]]))
+    for name in (method, "analytic", "net_0"):
+        study._rows("train", name, [0], 2, 5.0, exact=True, twins=True)
+    assert shares == [0.75, OWN_SHARE, OWN_SHARE]
 
 
 def test_a_net_of_machine_counts_sets_them_after_the_warm_up(tmp_path):

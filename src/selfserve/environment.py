@@ -203,7 +203,7 @@ class Course:
         self._usd = np.stack([_unit_work_usd(c) for c in flock.cases])
         self.mean = np.maximum(mean, 1e-9)
         self.ideal_usd = self.mean * (shares * self._usd).sum(axis=1)
-        """[E] an interval's mean work at the price of a busy VM."""
+        """[E] an interval's mean work by single models, one by one, on busy machines."""
         self.most = most_machines(flock)
         self._debt = np.zeros(len(episodes))
         self._market = [[p.market for p in e.scenario.pools] for e in episodes]

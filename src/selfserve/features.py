@@ -245,7 +245,7 @@ class Flock:
         self.direct, calls = wide("direct"), [c.state.calls for c in cases]
         *self._call, self.call_s = (np.stack([getattr(c, of) for c in calls]) for of in ("pool", "model", "service_s"))
         self.share = np.stack([np.pad(c.share, [(0, 0), (0, 0), (0, r - c.share.shape[2])]) for c in cases])
-        self.work, self.price = np.stack([c.work for c in cases]), np.stack([c.price for c in cases])
+        self.work = np.stack([c.work for c in cases])
         self.unit = self.work[:, 0, :, 0]
         """[E, K] machine-seconds of a request at home."""
         self.group, self.statics = np.stack([c.group for c in cases]), np.stack([c.statics for c in cases])

@@ -95,7 +95,7 @@ class Outcome:
     """What E rollouts cost, warm-up left out: arrays [E]."""
 
     cost: np.ndarray
-    """Dollars over the work at the price of a busy machine."""
+    """Dollars over the work by single models, one by one, on busy machines."""
     violation_pct: np.ndarray
     missed_pct: np.ndarray
     """Points by which the worst class missed its mean accuracy in the last accuracy window."""
@@ -318,16 +318,16 @@ def replay(
     return rollout(played, lambda flock: Corrected(flock, layers, tried)).objective(REPLAY_TARGET_PCT, REPLAY_PENALTY)
 
 
-def tuned_on_past(scenario: Scenario, load: np.ndarray, generations: int = 8, seconds: int = 7200) -> dict[str, float]:
-    """Return the planner's constants that a search on the last ``seconds`` of a load finds, from those of ``tuned``.
+def tuned_on_past(case: Case, generations: int = 8, seconds: int = 7200) -> dict[str, float]:
+    """Return the planner's constants that a search on the last ``seconds`` of a history finds, from those of ``tuned``.
 
     That is an expert who retunes a situation on its own history before he serves it, with the service times that he
     believes. On a history that is too short for the controller to retune (``controller.LEAST_S``) he keeps ``tuned``.
     """
-    known = constants("tuned")
+    known, load = constants("tuned"), np.asarray(case.history, float)[-seconds:]
     if len(load) < LEAST_S or not np.any(load):
         return {n: known[n] for n in constant_space()}
-    played = [past_episode(as_known(scenario, 1.0), np.asarray(load, float)[-seconds:])]
+    played = [past_episode(as_known(case.scenario, 1.0), load, case.state.cascades, case.state.own_share)]
     found = search_constants(known, played, generations, 0, batch=1, sigma=0.08, quiet=True)
     both, space = ({n: known[n] for n in found}, found), constant_space()
     points = np.array([[own.place(one[n]) for n, own in space.items()] for one in both])

@@ -71,7 +71,7 @@ def _expert(flock: Flock) -> Helm:
     """Return constants that were searched anew for each world on its own history, from those of ``tuned``."""
     numbers = flock.base.copy()
     for i, case in enumerate(flock.cases):
-        for name, value in training.tuned_on_past(case.scenario, case.history).items():
+        for name, value in training.tuned_on_past(case).items():
             numbers[i, AT[name]] = value
     return training.Constants(flock, numbers)
 
@@ -117,9 +117,15 @@ def helm(method: str) -> Callable[[Flock], Helm]:
     if method.startswith(COUNTING):
         raw, _ = load(method.removeprefix(COUNTING), RAW_SIZES)
         return lambda flock: training.Counting(flock, raw)
-    name, _, tuned = method.partition(" and ")
+    name = method.partition(" and ")[0]
     layers, _ = load(nets().get(name, name))
-    return _tuning(layers) if tuned else (lambda f: Corrected(f, layers))
+    return _tuning(layers) if retunes(method) else (lambda f: Corrected(f, layers))
+
+
+def retunes(method: str) -> bool:
+    """Return whether a method replays the hours before a window, and so has batches of its own."""
+    plain = method.partition(SHIFTED)[0]
+    return plain in ("controller", "expert") or (" and " in plain and not plain.startswith(COUNTING))
 
 
 def _rows(
@@ -128,7 +134,7 @@ def _rows(
     """Play one window of some situations under a method; windows of unlike length one after the other."""
     played = training.episodes(split, indices, None, machines, window, exact, twins, method != ONE_MODEL)
     parts = []
-    if " and " in method or method.partition(SHIFTED)[0] == "controller":  # what tunes itself
+    if retunes(method):
         played = [replace(e, case=in_own_batches(e.case, training.replay)[0]) for e in played]
     for seconds in sorted({e.workload.seconds for e in played}):
         at = [j for j, e in enumerate(played) if e.workload.seconds == seconds]
