@@ -147,7 +147,7 @@ def test_the_expert_does_better_on_the_past_that_he_tuned_on():
     assert training.tuned_on_past(past(load[:600])) == {n: known[n] for n in names}, "too short a past"
 
 
-@pytest.mark.parametrize("method", ["controller", f"controller{study.SHIFTED}+0.05", "expert", "net_0 and retuned"])
+@pytest.mark.parametrize("method", ["controller", f"controller{study.SHIFTED}+0.05", "expert"])
 def test_who_replays_the_past_has_batches_of_his_own(method, monkeypatch):
     shares = []
 

@@ -166,8 +166,8 @@ def _unit_work_usd(case: Case) -> np.ndarray:
 
     So it knows nothing of how the planner serves, and costs of different planners compare.
     """
-    alone, pools = ResourceSelector(case.scenario, case.state.selector), case.scenario.pools
-    return alone.work_s * np.array([pools[p].usd_per_hour / pools[p].slots / 3600 for p in alone.pool_of])
+    alone = ResourceSelector(case.scenario, case.state.selector)
+    return np.array([alone.cost_usd(k, p) for k, p in enumerate(alone.pool_of)])
 
 
 def most_machines(flock: Flock) -> np.ndarray:

@@ -218,19 +218,20 @@ class ResourceSelector:
         batch, service_s = self.batches[pool], self.scenario.pools[pool].service_s
         return a_request(self.selector.mix(k, pool), partial(service_s, batch=batch)) / batch
 
-    def _cost(self, k: int, pool: int) -> float:
+    def cost_usd(self, k: int, pool: int) -> float:
+        """Return what a request of class ``k`` is believed to cost on busy machines of a pool, dollars."""
         spec = self.scenario.pools[pool]
-        return self._work_s(k, pool) * spec.usd_per_hour / spec.slots
+        return self._work_s(k, pool) * spec.usd_per_hour / spec.slots / 3600
 
     def _assign(self, candidates: Sequence[int]) -> tuple[int, ...]:
         classes = range(len(self.scenario.classes))
         share = [c.share for c in self.scenario.classes]
         everything = [p for p in candidates if all(self.selector.serves(k, p) for k in classes)]
         if everything:
-            mean = [sum(share[k] * self._cost(k, p) for k in classes) for p in everything]
+            mean = [sum(share[k] * self.cost_usd(k, p) for k in classes) for p in everything]
             return (self._cheapest(everything, mean),) * len(share)
         able = [[p for p in candidates if self.selector.serves(k, p)] or list(candidates) for k in classes]
-        return tuple(self._cheapest(able[k], [self._cost(k, p) for p in able[k]]) for k in classes)
+        return tuple(self._cheapest(able[k], [self.cost_usd(k, p) for p in able[k]]) for k in classes)
 
     def _cheapest(self, pools: Sequence[int], costs: Sequence[float]) -> int:
         least = min(costs)

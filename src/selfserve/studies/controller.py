@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from selfserve import training
 from selfserve.analytic import FOLDER, NAMES, Pilot, constants, multipliers
-from selfserve.controller import Corrected, Layers, SelfTuned, in_own_batches, load
+from selfserve.controller import Corrected, SelfTuned, in_own_batches, load
 from selfserve.environment import RAW_SIZES
 from selfserve.features import AT, Flock, Orders
 from selfserve.situations import Split, sample
@@ -80,8 +80,8 @@ def _pilot(shift: float = 0.0, **changed: float) -> Callable[[Flock], Helm]:
     return lambda flock: Pilot(flock, _shifted(shift, changed))
 
 
-def _tuning(layers: Layers = (), shift: float = 0.0) -> Callable[[Flock], Helm]:
-    return lambda flock: SelfTuned(flock, training.replay, layers, _shifted(shift, {}))
+def _tuning(shift: float) -> Callable[[Flock], Helm]:
+    return lambda flock: SelfTuned(flock, training.replay, values=_shifted(shift, {}))
 
 
 def _shifted(shift: float, changed: Mapping[str, float]) -> np.ndarray:
@@ -101,13 +101,17 @@ SHIFTED = " headroom "
 """Between a method and the change of its headroom: ``tuned headroom +0.05``."""
 
 
+REPLAYING = ("controller", "expert")
+"""Who replays the hours before a window, and so has batches of his own."""
+
+
 def helm(method: str) -> Callable[[Flock], Helm]:
     """Return what makes a method's helm: constants, formulas, controller, ablation, a shipped net's name or a file."""
     method, _, by = method.partition(SHIFTED)
     shift = float(by or 0)
     known: dict[str, Callable[[Flock], Helm]] = {
         "tuned": _constants("tuned", shift), "tuned_fixed": _constants("tuned_fixed", shift), "expert": _expert,
-        "analytic": _pilot(shift), "controller": _tuning(shift=shift), "believed service times": _Believing,
+        "analytic": _pilot(shift), "controller": _tuning(shift), "believed service times": _Believing,
         "most accurate models": _MostAccurate, "no late binding": _pilot(late_binding=0.0),
         "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3), "no calls before": _Uncalled,
         ONE_MODEL: _pilot(),
@@ -117,15 +121,8 @@ def helm(method: str) -> Callable[[Flock], Helm]:
     if method.startswith(COUNTING):
         raw, _ = load(method.removeprefix(COUNTING), RAW_SIZES)
         return lambda flock: training.Counting(flock, raw)
-    name = method.partition(" and ")[0]
-    layers, _ = load(nets().get(name, name))
-    return _tuning(layers) if retunes(method) else (lambda f: Corrected(f, layers))
-
-
-def retunes(method: str) -> bool:
-    """Return whether a method replays the hours before a window, and so has batches of its own."""
-    plain = method.partition(SHIFTED)[0]
-    return plain in ("controller", "expert") or (" and " in plain and not plain.startswith(COUNTING))
+    layers, _ = load(nets().get(method, method))
+    return lambda flock: Corrected(flock, layers)
 
 
 def _rows(
@@ -134,7 +131,7 @@ def _rows(
     """Play one window of some situations under a method; windows of unlike length one after the other."""
     played = training.episodes(split, indices, None, machines, window, exact, twins, method != ONE_MODEL)
     parts = []
-    if retunes(method):
+    if method.partition(SHIFTED)[0] in REPLAYING:
         played = [replace(e, case=in_own_batches(e.case, training.replay)[0]) for e in played]
     for seconds in sorted({e.workload.seconds for e in played}):
         at = [j for j, e in enumerate(played) if e.workload.seconds == seconds]
