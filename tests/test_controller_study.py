@@ -81,6 +81,11 @@ def test_single_runs_are_matched_at_their_violations():
     assert found.iloc[1] == pytest.approx(-45)
     assert found.iloc[2] == pytest.approx(-20), "what is late is no match"
     assert found.iloc[3] == pytest.approx(1.1)
+    closed = [{"place": "c", "market": "on-demand", "policy": p, "cost_usd": c, "violation_pct": 0.0, "to_bound": c}
+              for p, c in (("tuned", 1.25), ("controller", 1.25), ("clairvoyant", 1.05))]  # fmt: skip
+    more = runs.single_goals(pd.concat([single, pd.DataFrame(closed)])).iloc[0]
+    assert more["found"] == pytest.approx(found.iloc[0] * 2 / 3), "one of three places where nothing is gained"
+    assert more["low"] < more["found"] < more["high"] and "3 on-demand situations" in more["figure"]
 
 
 def test_the_self_managed_claim_is_judged_by_trace():

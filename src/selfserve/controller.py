@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from selfserve.analytic import NAMES, Pilot, multipliers
+from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, multipliers
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, FARTHEST, FILTER, OBSERVATIONS, Case, Flock, Orders, Seen
 from selfserve.protocol import Decision, Observation
@@ -226,8 +226,6 @@ def in_own_batches(case: Case, replay: Replay) -> tuple[Case, str]:
 
 def search(now: np.ndarray, seed: int, candidates: int = CANDIDATES) -> np.ndarray:
     """Return multipliers to try [candidates, C]: the present ones first, then normal draws around them."""
-    from selfserve.analytic import MULTIPLIERS
-
     low, high = np.array([MULTIPLIERS[n][1:] for n in NAMES]).T
     step = np.array([SEARCHED.get(n, 0.0) for n in NAMES])
     draws = np.random.default_rng(seed).standard_normal((candidates, len(NAMES)))

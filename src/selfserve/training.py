@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, constants, multipliers
 from selfserve.controller import LEAST_S, Corrected, Layers, as_known, forward
 from selfserve.environment import RAW_ACTIONS, Course, Episode, Task, counted, most_machines
-from selfserve.features import AT, Case, Flock, Orders, Seen
+from selfserve.features import ACTIONS, AT, OBSERVATIONS, Case, Flock, Orders, Seen
 from selfserve.policies.base import Range
 from selfserve.policies.tuned import Tuned
 from selfserve.scenario import Scenario, Storm, load_scenario
@@ -343,8 +343,6 @@ MOVED = ("headroom", "safety", "fast", "hold", "leave_margin", "spot_share", "sp
 
 def net_of(points: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the layers, weight [.., A, F] and bias [.., A], of points [.., MOVED x (WATCHED + 1)]."""
-    from selfserve.features import ACTIONS, OBSERVATIONS
-
     table = points.reshape(*points.shape[:-1], len(MOVED), len(WATCHED) + 1)
     weight = np.zeros((*points.shape[:-1], len(ACTIONS), len(OBSERVATIONS)), np.float32)
     bias = np.zeros(weight.shape[:-1], np.float32)
