@@ -3,6 +3,7 @@
 import itertools
 import time
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -47,13 +48,19 @@ def test_a_file_keeps_net_and_card(tmp_path):
     assert isinstance(make_policy(str(path)), Policy)
 
 
-def test_a_file_that_is_no_controller_is_refused(tmp_path):
+def test_a_file_that_is_no_controller_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "wrong.safetensors"
     path.write_text("nonsense")
     with pytest.raises(InputError, match="no controller file"):
         make_policy(str(path))
     controller.save(path, [(np.zeros((2, 3), np.float32), np.zeros(2, np.float32))], {})
     with pytest.raises(InputError, match="has 3 observations and 2 actions"):
+        controller.load(path)
+    swapped = {"observations": [*OBSERVATIONS[::-1]], "actions": [*ACTIONS]}
+    monkeypatch.setattr(controller, "LAYOUT", swapped)
+    controller.save(path, random_net(), {})
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="trained on other observations"):
         controller.load(path)
 
 
@@ -89,33 +96,44 @@ def test_what_cannot_be_true_scales_nothing_down():
     for _ in range(5):
         before = policy.decide(seen)
         seen = simulator.advance(before)
-    seen.spend_usd[0] = np.nan
-    doubt = policy.decide(seen)
-    assert doubt.machines == before.machines and doubt.routes == before.routes
-    assert "spend_usd is not finite" in doubt.reason and "nothing scaled down" in doubt.reason
+    nan = np.full_like(seen.spend_usd, np.nan)
+    for wrong, why in (
+        ({"spend_usd": nan}, "spend_usd is not finite"), ({"batch_mean": nan}, "batch_mean is not finite"),
+        ({"interval_s": np.nan}, "interval_s is not finite"), ({"interval_s": 0.0}, "interval_s is 0"),
+        ({"ready": seen.ready - 1e6}, "ready is below 0"),
+    ):  # fmt: skip
+        doubt = policy.decide(replace(seen, **wrong))
+        assert doubt.machines == before.machines and doubt.routes == before.routes
+        assert why in doubt.reason and "nothing scaled down" in doubt.reason
 
 
 def test_self_tuning_accepts_only_what_the_replay_finds_better():
     scenario, workload = small()
-    asked = []
+    asked, loads = [], []
 
     def found(gain):
         def replay(scenario, load, tried, layers, shares):
-            assert set(shares) in ({OWN_SHARE}, {OWN_SHARE, *controller.SHARES})
+            if set(shares) == {OWN_SHARE, *controller.SHARES}:
+                return np.zeros(len(tried))
+            assert set(shares) == {OWN_SHARE}
             asked.append(tried)
+            loads.append(load)
             if len(tried) == 2:
                 return np.array([0.0, -gain])
-            return np.where(np.arange(len(tried)) % 4 == 3, 0.0, 1.0)
+            return np.where(np.arange(len(tried)) < len(tried) - controller.RECOMBINED, 1.0, 0.0)
 
         return replay
 
-    history = np.full(4000, 50.0)
+    history = np.arange(4000.0)
     for gain, changed in ((controller.MARGIN / 2, False), (2 * controller.MARGIN, True)):
         policy = controller.Controller()
         policy.replay = found(gain)
         policy.reset(scenario, history)
         np.testing.assert_array_equal(asked[-1][0], multipliers())
-        np.testing.assert_allclose(asked[-1][1], asked[-2][3::4].mean(axis=0))
+        np.testing.assert_allclose(asked[-1][1], asked[-2][-controller.RECOMBINED :].mean(axis=0))
+        np.testing.assert_array_equal(
+            np.concatenate(loads[-2:]), history
+        )  # found on the older half, judged on the newer
         np.testing.assert_array_equal(policy.pilot.values[0], asked[-1][1] if changed else multipliers())
         reason = policy.decide(Simulator(scenario, workload, 10.0).reset(0)).reason
         assert ("; retuned" if changed else "kept") in reason
@@ -269,6 +287,44 @@ def test_a_net_keeps_still_where_an_observation_is_out_of_range():
     assert (pilot.action != 0).any() and pilot.notes == [""]
     pilot.observe(replace(first, time_s=10.0, interval_s=10.0, arrivals=first.arrivals + 1e9))
     before = np.abs(pilot.action).sum()
-    pilot.orders()
+    flock.targets = np.full_like(flock.targets, 1000)
+    orders = pilot.orders()
+    assert (orders.machines >= 1000).all() and (flock.targets == orders.machines).all(), "nothing is scaled down"
     assert controller.OUT_OF_RANGE in pilot.notes[0]
     assert np.abs(pilot.action).sum() < before
+
+
+def test_a_replay_that_fails_is_a_reason_and_no_end_of_the_service():
+    scenario, workload = small()
+
+    def replay(*_):
+        raise RuntimeError("no memory")
+
+    policy = controller.Controller()
+    policy.replay = replay
+    policy.reset(scenario, np.full(4000, 50.0))
+    np.testing.assert_array_equal(policy.pilot.values[0], multipliers())
+    decision = policy.decide(Simulator(scenario, workload, 10.0).reset(0))
+    assert decision.reason.count("a replay failed: RuntimeError: no memory") == 2  # of batches and of constants
+
+
+def test_a_live_run_does_not_wait_for_a_search():
+    scenario, workload = small()
+    held = Event()
+
+    def replay(known, load, tried, layers, shares):
+        held.wait(60)
+        return np.arange(len(tried), dtype=float) * -1.0
+
+    pilot = controller.SelfTuned(Flock([Case(scenario, np.zeros(0), 10.0)]), replay)
+    pilot.waits = False
+    seen = Seen.one(Simulator(scenario, workload, 10.0).reset(0))
+    try:
+        for time_s in np.arange(0.0, controller.EVERY_S + 2 * controller.ADOPT_S, 10.0):
+            pilot.observe(replace(seen, time_s=float(time_s), interval_s=10.0, arrivals=seen.arrivals + 500))
+        np.testing.assert_array_equal(pilot.values[0], multipliers())
+    finally:
+        held.set()
+    pilot._search.result()
+    pilot.observe(replace(seen, time_s=float(time_s + 10), interval_s=10.0))
+    assert (pilot.values[0] != multipliers()).any() and "retuned" in pilot.notes[0]

@@ -141,7 +141,7 @@ def test_the_expert_does_better_on_the_past_that_he_tuned_on():
     found = training.tuned_on_past(past(load), 6)
     names = training.constant_space()
     assert set(found) == set(names)
-    episode: Episode = training.past_episode(one.scenario, load)
+    episode: Episode = training.past_episode(one.scenario, load, machines=training.EXPERT_MACHINES)
 
     def objective(values):
         numbers = Flock([episode.case]).base.copy()
@@ -158,7 +158,7 @@ def test_who_replays_the_past_has_batches_of_his_own(method, monkeypatch):
 
     def rollout(played, helm):
         shares.extend(e.case.state.own_share for e in played)
-        return training.Outcome(*np.ones((3, len(played))))
+        return training.Outcome(*np.ones((3, len(played))), np.ones((len(played), 3)))
 
     monkeypatch.setattr(training, "rollout", rollout)
     monkeypatch.setattr(training, "replay", lambda *given: np.array([-float(share == 0.75) for share in given[-1]]))

@@ -3,7 +3,8 @@
 A net is a small multi-layer perceptron (tanh, tanh at the end) from :data:`selfserve.features.OBSERVATIONS` to
 corrections in [-1, 1], kept as a safetensors file whose metadata hold its card. Replay is handed in as a callable, so
 that this module knows no simulator. Where an observation is negative or not finite the last decision stands (before
-the first one: that of the formulas), and its reason says so.
+the first one: that of the formulas), and its reason says so; where one is out of a net's range the formulas decide
+alone, and nothing is scaled down.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,7 @@ from selfserve.features import ACTIONS, FARTHEST, FILTER, OBSERVATIONS, Case, Fl
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
+T = TypeVar("T")
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Weights [out, in] and biases [out] of each layer, float32."""
 Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers, Sequence[float]], np.ndarray]
@@ -32,10 +34,12 @@ Replay = Callable[[Scenario, np.ndarray, np.ndarray, Layers, Sequence[float]], n
 to their objectives [N]."""
 SIZES = (len(OBSERVATIONS), len(ACTIONS))
 """Lengths of what a net sees and says."""
+LAYOUT = {"observations": list(OBSERVATIONS), "actions": list(ACTIONS)}
+"""Names of what a net sees and says, in order, as its card has them."""
 OUT_OF_RANGE = "formulas alone: an observation is out of range"
 MARGIN = 0.01
 """Self-tuned constants must beat the present ones by this much of log cost (differences below 1% are noise)."""
-CANDIDATES, RECOMBINED = 16, 4
+CANDIDATES, RECOMBINED = 6, 2
 SHARES = (0.45, 0.75)
 """Shares of the SLO for batches that are tried before a run; they too must beat the usual one by the margin. On 43
 validation situations with spot machines that saves 2.0% (1.1), in window 2; 0.9 was left out after window 0, where one
@@ -64,11 +68,12 @@ def forward(layers: Layers, observations: np.ndarray) -> np.ndarray:
 
 
 def save(path: Path, layers: Layers, card: Mapping[str, Any]) -> None:
-    """Write a net and its card (JSON text under ``card`` in the metadata)."""
+    """Write a net and its card (JSON text under ``card`` in the metadata), with the names of what it sees and says."""
     tensors = {f"{what}.{i}": np.ascontiguousarray(x, np.float32) for i, pair in enumerate(layers)
                for what, x in zip(("weight", "bias"), pair, strict=True)}  # fmt: skip
+    named = LAYOUT if (layers[0][0].shape[1], layers[-1][0].shape[0]) == SIZES else {}
     part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, {"card": json.dumps(dict(card), sort_keys=True)})
+    save_file(tensors, part, {"card": json.dumps({**card, **named}, sort_keys=True)})
     part.replace(path)
 
 
@@ -89,6 +94,8 @@ def load(path: str | Path, sizes: tuple[int, int] = SIZES) -> tuple[Layers, dict
     if shape != sizes:
         wanted = f"{sizes[0]} observations and {sizes[1]} actions"
         raise InputError(f"controller {path}: has {shape[0]} observations and {shape[1]} actions; right is {wanted}")
+    if sizes == SIZES and {key: card.get(key) for key in LAYOUT} != LAYOUT:
+        raise InputError(f"controller {path}: was trained on other observations or actions; right is to train it anew")
     return layers, card
 
 
@@ -117,7 +124,11 @@ class Corrected(Pilot):
         if strange.any():
             self.notes = [f"{n}; {OUT_OF_RANGE}" if s else n for n, s in zip(self.notes, strange, strict=True)]
         self.action = self.action + FILTER * (np.where(strange[:, None], 0.0, wanted) - self.action)
-        return self.flock.decide(*self.flock.corrected(self.action))
+        before = self.flock.targets
+        orders = self.flock.decide(*self.flock.corrected(np.where(strange[:, None], 0.0, self.action)))
+        kept = np.where(strange[:, None], np.maximum(orders.machines, before), orders.machines)
+        self.flock.targets = orders.machines = kept
+        return orders
 
     def wanted(self, seen: np.ndarray) -> np.ndarray:
         """Return the net's corrections [E, A] for observations [E, F]."""
@@ -129,9 +140,12 @@ class SelfTuned(Corrected):
 
     Where spot machines carry the load they are not (see :data:`SPOT_KEPT`).
 
-    A search begins every ``EVERY_S`` in a thread of its own and its outcome holds from ``ADOPT_S`` later on: decisions
-    never wait for it in a live run, and a simulated run is the same however long it takes.
+    A search begins every ``EVERY_S`` in a thread of its own and its outcome holds from ``ADOPT_S`` later on. A
+    simulated run waits for it then, so that it is the same however long a search takes; where ``waits`` is false, as in
+    a live run, the outcome holds from the first decision after its end.
     """
+
+    waits = True
 
     def __init__(self, flock: Flock, replay: Replay, layers: Layers = (), values: np.ndarray | None = None) -> None:
         super().__init__(flock, layers, values)
@@ -149,7 +163,8 @@ class SelfTuned(Corrected):
         notes = None
         if self._search is None and seen.time_s >= self._next_s:
             self._search = self._thread.submit(self._retuned, self.values, self._known())
-        if self._search is not None and seen.time_s >= self._next_s + ADOPT_S:
+        due = self._search is not None and seen.time_s >= self._next_s + ADOPT_S
+        if self._search is not None and due and (self.waits or self._search.done()):
             notes, self._search = self._adopt(self._search.result()), None
             self._next_s += EVERY_S
         super().observe(seen)
@@ -174,9 +189,17 @@ class SelfTuned(Corrected):
     ) -> list[tuple[np.ndarray, str]]:
         """Return each world's multipliers, and the reason, after replaying its last hours under other ones."""
         return [
-            (now, SPOT_KEPT) if its is None else retuned(*its, now, self._replay, self.layers)
+            (now, SPOT_KEPT) if its is None else unharmed((now, ""), retuned, *its, now, self._replay, self.layers)
             for its, now in zip(known, values, strict=True)
         ]
+
+
+def unharmed(kept: tuple[T, str], choose: Callable[..., tuple[T, str]], *of: Any) -> tuple[T, str]:
+    """Return what a search chooses, and why, or what is kept where it fails: serving does not end with it."""
+    try:
+        return choose(*of)
+    except Exception as error:  # whatever it is, it goes into the reason
+        return kept[0], f"{kept[1]}; nothing retuned, a replay failed: {type(error).__name__}: {error}"
 
 
 def as_known(scenario: Scenario, factor: float) -> Scenario:
@@ -194,14 +217,15 @@ def retuned(
     """Return the multipliers that a replay of ``load`` finds better than the present ones by a margin, and why.
 
     What is put to the test is the mean of the best candidates (the recombination of evolution strategies): the best one
-    alone is mostly the luckiest.
+    alone is mostly the luckiest. They are found on the older half of the load, and tested on the newer.
     """
     if len(load) < LEAST_S or not load.any():
         return now, ""
+    half = len(load) // 2 if len(load) >= 2 * LEAST_S and load[len(load) // 2 :].any() else 0
     tried = search(now, seed=len(load))
-    order = np.argsort(replay(scenario, load, tried, layers, [own_share] * len(tried)), kind="stable")
+    order = np.argsort(replay(scenario, load[: half or None], tried, layers, [own_share] * len(tried)), kind="stable")
     mean = tried[order[:RECOMBINED]].mean(axis=0)
-    before, after = replay(scenario, load, np.stack([now, mean]), layers, [own_share] * 2)
+    before, after = replay(scenario, load[half:], np.stack([now, mean]), layers, [own_share] * 2)
     gain = float(before - after)
     if gain > MARGIN:
         return mean, f"; retuned, replay {gain:.1%} cheaper"
@@ -262,7 +286,7 @@ class Controller:
         if self.replay is None:
             self.pilot: Corrected = Corrected(Flock([case]), self.layers)
         else:
-            case, note = in_own_batches(case, self.replay)
+            case, note = unharmed((case, ""), in_own_batches, case, self.replay)
             self.pilot = SelfTuned(Flock([case]), self.replay, self.layers)
         self.pilot.notes = [own + note for own in self.pilot.notes]
         self._last: Decision | None = None
@@ -300,10 +324,12 @@ def nothing_seen(flock: Flock) -> Seen:
 def unusable(observation: Observation) -> str:
     """Return why an observation cannot be used: negative or not finite; nothing where it can."""
     names = ("arrivals", "ready", "booting", "busy_slot_s", "queued", "head_age_s", "served", "late")
-    for name in (*names, "accuracy_sum", "lost", "refused", "spend_usd"):
+    for name in (*names, "accuracy_sum", "lost", "refused", "spend_usd", "batch_mean", "time_s", "interval_s"):
         values = np.asarray(getattr(observation, name))
         if not np.isfinite(values).all():
             return f"{name} is not finite"
         if (values < -1e-6).any():
             return f"{name} is below 0"
+    if observation.time_s > 0 and observation.interval_s == 0:
+        return "interval_s is 0"
     return ""

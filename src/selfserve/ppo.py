@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from tqdm.auto import tqdm
 
 from selfserve.environment import RAW_MOST
-from selfserve.training import EVERY
+from selfserve.errors import InputError
+from selfserve.training import EVERY, PPO_MACHINES
 from selfserve.vector import InferenceServingVector, to_stable_baselines3
 
 TARGET_PCT = 0.05
@@ -53,7 +55,8 @@ class _Price(BaseCallback):
         self.progress = progress
 
     def _on_training_start(self) -> None:
-        self.price, self.late, self.requests = 20.0, 0.0, 0.0
+        self.price, self.late, self.requests = getattr(self.model, "violation_price", 20.0), 0.0, 0.0
+        self._set_price()
         self.bar = tqdm(total=self.locals["total_timesteps"], desc="PPO", unit="decision")
 
     def _on_step(self) -> bool:
@@ -68,8 +71,7 @@ class _Price(BaseCallback):
     def _on_rollout_end(self) -> None:
         late_pct = 100 * self.late / max(1.0, self.requests)
         self.price = float(np.clip(self.price * (1.1 if late_pct > TARGET_PCT else 1 / 1.1), *PRICES))
-        prices = self.training_env.get_attr("prices")[0]
-        self.training_env.set_attr("prices", prices | {"violation_price": self.price})
+        self._set_price()
         self.logger.record("selfserve/late_pct", late_pct)
         self.logger.record("selfserve/violation_price", self.price)
         if self.progress is not None:
@@ -79,6 +81,11 @@ class _Price(BaseCallback):
             )
         self.late = self.requests = 0.0
 
+    def _set_price(self) -> None:
+        self.model.violation_price = self.price  # type: ignore[attr-defined]  # so that checkpoints have it
+        prices = self.training_env.get_attr("prices")[0]
+        self.training_env.set_attr("prices", prices | {"violation_price": self.price})
+
 
 def train_ppo(
     steps: int, seed: int, situations: int = 60, folder: Path | None = None, resume: Path | None = None,
@@ -87,7 +94,7 @@ def train_ppo(
     """Train and return the layers of the net.
 
     Args:
-        steps: decisions of all worlds together.
+        steps: decisions of all worlds together, those before a checkpoint among them.
         seed: of the net, the noise and the episodes.
         situations: training situations 0 to this number.
         folder: where tensorboard logs and checkpoints go (default: neither is kept).
@@ -95,15 +102,21 @@ def train_ppo(
         progress: told decisions, mean reward, late requests (percent) and their price after each rollout.
         twins: use the twins of the real traces.
         raw: the net sets machines itself instead of correcting the formulas.
+
+    Raises:
+        InputError: ``resume`` is no checkpoint of such a net.
     """
     worlds = InferenceServingVector(
-        WORLDS, situations="train", count=situations, length_s=2700, every=EVERY, analytic=True, most_machines=8.0,
+        WORLDS, situations="train", count=situations, every=EVERY, analytic=True, most_machines=PPO_MACHINES,
         twins=twins, raw=raw,
     )  # fmt: skip
     env = _Squashed(to_stable_baselines3(worlds))
     env.seed(seed)
     if resume is not None:
-        model = PPO.load(resume, env=env)
+        try:
+            model = PPO.load(resume, env=env)
+        except (ValueError, KeyError, AttributeError, OSError, EOFError, RuntimeError, BadZipFile) as error:
+            raise InputError(f"checkpoint {resume}: is none of this training: {error}") from error
     else:
         shape = {"net_arch": list(HIDDEN), "activation_fn": torch.nn.Tanh, "log_std_init": -2.0}
         model = PPO(
@@ -114,8 +127,9 @@ def train_ppo(
         with torch.no_grad():  # so that it begins as the formulas, or with a few machines to spare
             out.weight.mul_(0.01)
             out.bias.fill_(np.arctanh(2 * RAW_START / RAW_MOST - 1) if raw else 0.0)
-    kept = [] if folder is None else [CheckpointCallback(20 * STEPS, str(folder / "checkpoints"))]
-    model.learn(steps, CallbackList([_Price(progress), *kept]), reset_num_timesteps=resume is None)
+    kept = [] if folder is None else [CheckpointCallback(4 * STEPS, str(folder / "checkpoints"))]
+    left = max(1, steps - model.num_timesteps)
+    model.learn(left, CallbackList([_Price(progress), *kept]), reset_num_timesteps=resume is None)
     env.close()
     return layers_of(model)
 

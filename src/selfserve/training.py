@@ -35,7 +35,7 @@ EVERY = 6
 """Intervals between the decisions of a net that PPO trains: a decision a minute."""
 LENGTH_S = 2700
 """Seconds of a training window that are played."""
-MOST_MACHINES = 12.0
+MOST_MACHINES, PPO_MACHINES = 12.0, 8.0
 """Training situations are scaled down to this size: settings have no scale, and requests are what a rollout costs."""
 
 
@@ -99,6 +99,8 @@ class Outcome:
     violation_pct: np.ndarray
     missed_pct: np.ndarray
     """Points by which the worst class missed its mean accuracy in the last accuracy window."""
+    class_late_pct: np.ndarray
+    """[E, GROUPS] late requests of the classes, the tightest SLO first."""
 
     def objective(self, target_pct: float = TARGET_PCT, penalty: float = PENALTY) -> np.ndarray:
         """Return log cost plus penalties, [E]."""
@@ -142,17 +144,19 @@ def rollout(played: Sequence[Episode], helm: Callable[[Flock], Helm]) -> Outcome
     mine, seen = helm(flock), road.start()
     mine.observe(seen)
     n, warm = len(played), np.array([e.scenario.warmup_s for e in played])
-    spent, work, late, arrived = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
+    spent, work, late, arrived = np.zeros(n), np.zeros(n), *np.zeros((2, n, flock.shape[1]))
     while road.now_ns < road.end_ns:
         seen = road.advance(mine.orders())
         mine.observe(seen)
         scored = seen.time_s > warm + 1e-6
         spent += scored * seen.spend_usd.sum(axis=1)
         work += scored * (seen.arrivals * course._usd).sum(axis=1)
-        late += scored * seen.late.sum(axis=1)
-        arrived += scored * seen.arrivals.sum(axis=1)
+        late += scored[:, None] * seen.late
+        arrived += scored[:, None] * seen.arrivals
     missed = np.maximum(0.0, flock.debt()).max(axis=1)
-    return Outcome(spent / np.maximum(work, 1e-12), 100 * late / np.maximum(1, arrived), missed)
+    share = lambda late, of: 100 * late / np.maximum(1, of)  # noqa: E731
+    each = share(*(np.einsum("egk,ek->eg", flock.group, x) for x in (late, arrived)))
+    return Outcome(spent / np.maximum(work, 1e-12), share(late.sum(axis=1), arrived.sum(axis=1)), missed, each)
 
 
 def evolve(
@@ -275,8 +279,11 @@ def tune_constants(
     return search_constants({}, played, generations, seed, sigma=sigma)
 
 
-REPLAY_MACHINES = 5.0
-"""Size to which a load is thinned for replay: a request-level replay costs by the request."""
+REPLAY_MACHINES, EXPERT_MACHINES = 3.0, 5.0
+"""Size to which a load is thinned for replay, by the controller (a search is to take about a second) and the expert: a
+request-level replay costs by the request."""
+REPLAY_SEED = 7_003_001
+"""Of all that is random in a replay: no run's own, so that no boot or service time of the run to come is known."""
 REPLAY_TARGET_PCT, REPLAY_PENALTY = 0.03, 1.0
 """Stricter than in training: constants that suit the past hours best leave less room for the next ones."""
 
@@ -288,14 +295,17 @@ def _storm(begin_s: float) -> Storm:
     return Storm(begin_s, *(float(np.sqrt(r["low"] * r["high"])) for r in rows))
 
 
-def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True, own_share: float = OWN_SHARE) -> Episode:
-    """Return a load [seconds] as an episode, thinned to ``REPLAY_MACHINES``; its first quarter is the history.
+def past_episode(
+    scenario: Scenario, load: np.ndarray, cascades: bool = True, own_share: float = OWN_SHARE,
+    machines: float = REPLAY_MACHINES,
+) -> Episode:  # fmt: skip
+    """Return a load [seconds] as an episode, thinned to so many machines; its first quarter is the history.
 
     What functions may run at once is thinned with the load: bursts that they cannot take are late in the replay too.
     The share of the classes is the stated one. When spot storms come is not known: the load meets one storm, of the
     middle of the ranges of training situations.
     """
-    part = min(1.0, REPLAY_MACHINES / (float(load.mean()) * mean_work(scenario)))
+    part = min(1.0, machines / (float(load.mean()) * mean_work(scenario)))
     function = scenario.function
     most, burst = (max(1, round(part * n)) for n in (function.concurrency, function.burst_per_10s))
     start = len(load) // 4
@@ -306,7 +316,7 @@ def past_episode(scenario: Scenario, load: np.ndarray, cascades: bool = True, ow
     )  # fmt: skip
     workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
     case = Case(known, workload.history, known.interval_s, cascades=cascades, own_share=own_share)
-    return Episode("replay", known, workload, 0, case)
+    return Episode("replay", known, workload, REPLAY_SEED, case)
 
 
 def replay(
@@ -327,7 +337,8 @@ def tuned_on_past(case: Case, generations: int = 8, seconds: int = 7200) -> dict
     known, load = constants("tuned"), np.asarray(case.history, float)[-seconds:]
     if len(load) < LEAST_S or not np.any(load):
         return {n: known[n] for n in constant_space()}
-    played = [past_episode(as_known(case.scenario, 1.0), load, case.state.cascades, case.state.own_share)]
+    known_of = as_known(case.scenario, 1.0)
+    played = [past_episode(known_of, load, case.state.cascades, case.state.own_share, EXPERT_MACHINES)]
     found = search_constants(known, played, generations, 0, batch=1, sigma=0.08, quiet=True)
     both, space = ({n: known[n] for n in found}, found), constant_space()
     points = np.array([[own.place(one[n]) for n, own in space.items()] for one in both])
@@ -392,13 +403,17 @@ def train(
     )
 
 
-def card(situations: int, seed: int, twins: bool = False, **more: Any) -> dict[str, Any]:
-    """Return what a controller's file says about itself: data, seeds, limits, and ``more``."""
+def card(situations: int, seed: int, twins: bool = False, ppo: bool = False, **more: Any) -> dict[str, Any]:
+    """Return what a controller's file says about itself: data, seeds, limits, and ``more``.
+
+    The search plays the beginning of one window of each situation; PPO all of any.
+    """
     ranges: dict[str, list[tuple[int, int]]] = {}
     for i in range(situations):
         one = sample("train", i, twins=twins)
-        start, length = one.window(i // 5 % one.windows)
-        ranges.setdefault(one.source, []).append((start, start + min(length, LENGTH_S)))
-    limits = "CPU pools; three classes; at most 12 machines in training"
+        for start, length in map(one.window, range(one.windows) if ppo else [i // 5 % one.windows]):
+            ranges.setdefault(one.source, []).append((start, start + (length if ppo else min(length, LENGTH_S))))
+    most = PPO_MACHINES if ppo else MOST_MACHINES
+    limits = f"CPU pools; three classes; at most {most:g} machines in training"
     data = f"training situations 0 to {situations - 1}"
     return {"data": data, "training_ranges": ranges, "seed": seed, "limits": limits, **more}

@@ -37,6 +37,9 @@ def train(args: argparse.Namespace) -> None:
     assert out is not None  # required
     steps = args.steps if args.steps is not None else 60_000 if args.what == "ppo" else 20
     situations = args.situations
+    for name in ("keep", "resume"):
+        if getattr(args, name) and args.what != "ppo":
+            raise InputError(f"--{name} {getattr(args, name)}: is for --what ppo; {args.what} takes minutes, from anew")
     for name, value, least in (("steps", steps, 1), ("situations", situations, 8)):
         if value < least:
             raise InputError(f"--{name} {value}: must be {least} or more")
@@ -70,4 +73,4 @@ def _net(args: argparse.Namespace, steps: int, situations: int) -> tuple[Any, di
     if resume is not None and not resume.is_file():
         raise InputError(f"--resume {args.resume}: there is no such file")
     layers = train_ppo(steps, args.seed, situations, Path(args.keep) if args.keep else None, resume)
-    return layers, training.card(situations, args.seed, method="PPO", decisions=steps)
+    return layers, training.card(situations, args.seed, ppo=True, method="PPO", decisions=steps)

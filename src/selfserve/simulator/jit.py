@@ -4,7 +4,8 @@ The simulated world is plain memory, as in C: numpy arrays made in Python hold i
 addresses of other arrays, and kernels get one address. So a call costs next to nothing however large the world is,
 nothing counts references (in a loop of nanoseconds numba's counting costs up to 200 ns a request; ``_nrt=False``), no
 stride is multiplied and no index is checked for wrap-around. Nothing checks bounds either: room is made in Python
-before a kernel runs. Everything that is unsafe about this is in this module.
+before a kernel runs. Everything that is unsafe about this is in this module. Kernels let other threads run: a world is
+one caller's, and a controller that replays its past must not hold up its decisions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numba import config, njit, types
 from numba.extending import intrinsic
 
-_options = {"cache": True, "_nrt": False, "error_model": "numpy"}
+_options = {"cache": True, "_nrt": False, "error_model": "numpy", "nogil": True}
 kernel: Callable[..., Any] = njit(**_options, forceinline=True)
 """Compiled into its callers: for what is short or called once."""
 routine: Callable[..., Any] = njit(**_options, forceinline=False)

@@ -22,6 +22,7 @@ from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.simulator import simulate
 from selfserve.situations import sample
 from selfserve.studies.claims import judge
+from selfserve.studies.controller import tags_of
 from selfserve.studies.prior import over_time
 from selfserve.traces import make_trace, split_ranges
 from selfserve.workload import Workload, load_trace, make_workload
@@ -154,6 +155,14 @@ def gap_closed(table: pd.DataFrame) -> tuple[float, float, float, int]:
     rng = np.random.default_rng(0)
     within = bootstrap(saved, share, paired=True, n_resamples=2000, method="percentile", rng=rng).confidence_interval
     return share(*saved), within.low, within.high, len(cost)
+
+
+def in_situations(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs in situations with the columns of ``controller.rollouts``."""
+    own = table[table["market"] != "standard"].drop(columns="market").rename(columns={"policy": "method"})
+    own = own.assign(situation=own["place"].str.rpartition("-")[2].astype(int), window=0, cost=own["cost_usd"])
+    tags = pd.DataFrame({i: tags_of("evaluate", i) for i in own["situation"].unique()}).T.rename_axis("situation")
+    return own.dropna(subset="cost").merge(tags.reset_index(), on="situation")
 
 
 def judge_self_managed(table: pd.DataFrame) -> dict[str, str]:
