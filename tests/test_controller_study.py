@@ -97,6 +97,12 @@ def test_the_self_managed_claim_is_judged_by_trace():
     assert kept["verdict"] == "reproduced" and "-33.3% of paragon's cost" in kept["measured"]
 
 
+def test_load_moves_machines_and_lateness_moves_nothing():
+    moved = runs.sensitivity(10, 12.0)
+    assert moved.loc["arrivals", "on spot"] > 15
+    assert (moved.loc[["late", "accuracy_sum", "spend_usd"], "on spot"].abs() < 1e-9).all()
+
+
 @pytest.fixture(scope="module")
 def played():
     """Return real rollouts of two situations on three machines."""

@@ -118,16 +118,16 @@ def ablations(table: pd.DataFrame, base: str) -> Figure:
     return finish(fig, left, ncols=2)
 
 
-def where_it_pays(table: pd.DataFrame) -> Figure:
-    """Draw the map: kind of situation x what is added, percent of cost it changes."""
+def where_it_pays(table: pd.DataFrame, label: str = "change of cost, %") -> Figure:
+    """Draw a map, such as kind of situation x what is added: percent of cost, or of what ``label`` says."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.24 * len(table)))
     limit = float(np.nanquantile(np.abs(table.to_numpy()), 0.9))
-    shown = table.set_axis([v if k in ("all", v) else f"{k}: {v}" for k, v in table.index], axis=0)
+    named = [x if isinstance(x, str) else x[1] if x[0] in ("all", x[1]) else ": ".join(x) for x in table.index]
+    shown = table.set_axis(named, axis=0)
     sns.heatmap(shown, annot=True, fmt="+.1f", cmap="PuOr_r", vmin=-limit, vmax=limit, linewidths=0.5, ax=ax,
-                cbar_kws={"label": "change of cost, %"}, annot_kws={"fontsize": 8})  # fmt: skip
+                cbar_kws={"label": label}, annot_kws={"fontsize": 8})  # fmt: skip
     ax.set(xlabel="", ylabel="")
-    ax.tick_params(axis="x", rotation=0)
-    ax.tick_params(axis="y", rotation=0, labelsize=8)
+    ax.tick_params(rotation=0, labelsize=8)
     return finish(fig)
 
 

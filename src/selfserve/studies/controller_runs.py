@@ -19,7 +19,7 @@ from selfserve.evaluation.run import policy_for
 from selfserve.features import AT, Case, Flock
 from selfserve.policies import policy_names
 from selfserve.scenario import Scenario, Storm, load_scenario
-from selfserve.simulator import simulate
+from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
 from selfserve.studies.claims import judge
 from selfserve.studies.controller import tags_of
@@ -248,3 +248,43 @@ def settings_map() -> pd.DataFrame:
             settings = Pilot(Flock([case])).settings()[0]
             rows += [{"swept": what, "value": value, "setting": s, "set_to": settings[AT[s]]} for s in SHOWN]
     return pd.DataFrame(rows)
+
+
+OBSERVED_BY = ("arrivals", "busy_slot_s", "batch_mean", "served", "queued", "head_age_s", "ready", "booting", "lost",
+               "refused", "spend_usd", "late", "accuracy_sum")  # fmt: skip
+
+
+def sensitivity(minutes: int = 60, machines: float = 20.0, by: float = 1.25) -> pd.DataFrame:
+    """Return what each observation moves: percent by which the formulas' mean decision and settings change.
+
+    A run of ``analytic`` through a storm of spot losses is recorded; its observations are shown to it once more with
+    one of them larger all along. Rows: observations; columns: machines ``at home`` and ``on spot``, slack (the least
+    seconds before the deadline at which a request leaves for a function), settings.
+
+    Args:
+        minutes: length of the run.
+        machines: that the mean load keeps busy.
+        by: factor of the observation.
+    """
+    scenario, workload = _staged("storm", load_scenario("spot", {"load_machines": machines}), minutes)
+    simulator = Simulator(scenario, workload, scenario.interval_s)
+    policy = policy_for("analytic", {}, workload, scenario, 0)
+    policy.reset(scenario, workload.history)
+    recorded = [simulator.reset(0)]
+    while not simulator.done:
+        recorded.append(simulator.advance(policy.decide(recorded[-1])))
+
+    def means(changed: str | None) -> pd.Series:
+        own: Any = policy_for("analytic", {}, workload, scenario, 0)
+        own.reset(scenario, workload.history)
+        rows = []
+        for seen in recorded[:-1]:
+            decision = own.decide(replace(seen, **{changed: by * getattr(seen, changed)}) if changed else seen)
+            slacks = [s.leave_slack_s for routes in decision.routes for r in routes for s in r.steps]
+            named = dict(zip(("at home", "on spot"), decision.machines, strict=False))
+            settings = {name: own.pilot.flock.base[0, AT[name]] for name in (*SHOWN, "spot_share")}
+            rows.append(named | {"slack": min(x for x in slacks if np.isfinite(x))} | settings)
+        return pd.DataFrame(rows).mean()
+
+    plain = means(None)
+    return pd.DataFrame({name: 100 * (means(name) / plain - 1) for name in OBSERVED_BY}).T
