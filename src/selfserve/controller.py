@@ -221,11 +221,13 @@ def retuned(
     """
     if len(load) < LEAST_S or not load.any():
         return now, ""
-    half = len(load) // 2 if len(load) >= 2 * LEAST_S and load[len(load) // 2 :].any() else 0
+    older, newer = np.array_split(load, 2)
+    if len(newer) < LEAST_S or not (older.any() and newer.any()):
+        older = newer = load
     tried = search(now, seed=len(load))
-    order = np.argsort(replay(scenario, load[: half or None], tried, layers, [own_share] * len(tried)), kind="stable")
+    order = np.argsort(replay(scenario, older, tried, layers, [own_share] * len(tried)), kind="stable")
     mean = tried[order[:RECOMBINED]].mean(axis=0)
-    before, after = replay(scenario, load[half:], np.stack([now, mean]), layers, [own_share] * 2)
+    before, after = replay(scenario, newer, np.stack([now, mean]), layers, [own_share] * 2)
     gain = float(before - after)
     if gain > MARGIN:
         return mean, f"; retuned, replay {gain:.1%} cheaper"

@@ -39,7 +39,7 @@ def train(args: argparse.Namespace) -> None:
     situations = args.situations
     for name in ("keep", "resume"):
         if getattr(args, name) and args.what != "ppo":
-            raise InputError(f"--{name} {getattr(args, name)}: is for --what ppo; {args.what} takes minutes, from anew")
+            raise InputError(f"--{name} {getattr(args, name)}: is for --what ppo; {args.what} keeps no checkpoints")
     for name, value, least in (("steps", steps, 1), ("situations", situations, 8)):
         if value < least:
             raise InputError(f"--{name} {value}: must be {least} or more")
