@@ -316,8 +316,7 @@ def test_a_live_run_does_not_wait_for_a_search():
         held.wait(60)
         return np.arange(len(tried), dtype=float) * -1.0
 
-    pilot = controller.SelfTuned(Flock([Case(scenario, np.zeros(0), 10.0)]), replay)
-    pilot.waits = False
+    pilot = controller.SelfTuned(Flock([Case(scenario, np.zeros(0), 10.0)]), replay, waits=False)
     seen = Seen.one(Simulator(scenario, workload, 10.0).reset(0))
     try:
         for time_s in np.arange(0.0, controller.EVERY_S + 2 * controller.ADOPT_S, 10.0):

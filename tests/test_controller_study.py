@@ -243,4 +243,4 @@ def test_figures_show_every_method(played):
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["analytic"]
     assert len(fig.axes[0].get_yticklabels()) == len(kinds[["kind", "value"]].drop_duplicates())
     pays = study.where_it_pays(played, {"formulas": ("analytic", "tuned")})
-    assert len(figures.where_it_pays(pays).axes[0].texts) == len(pays)
+    assert len(figures.changes(pays).axes[0].texts) == len(pays)

@@ -413,7 +413,6 @@ def card(situations: int, seed: int, twins: bool = False, ppo: bool = False, **m
         one = sample("train", i, twins=twins)
         for start, length in map(one.window, range(one.windows) if ppo else [i // 5 % one.windows]):
             ranges.setdefault(one.source, []).append((start, start + (length if ppo else min(length, LENGTH_S))))
-    most = PPO_MACHINES if ppo else MOST_MACHINES
-    limits = f"CPU pools; three classes; at most {most:g} machines in training"
+    limits = f"CPU pools; three classes; at most {PPO_MACHINES if ppo else MOST_MACHINES:g} machines in training"
     data = f"training situations 0 to {situations - 1}"
     return {"data": data, "training_ranges": ranges, "seed": seed, "limits": limits, **more}

@@ -118,12 +118,13 @@ def ablations(table: pd.DataFrame, base: str) -> Figure:
     return finish(fig, left, ncols=2)
 
 
-def where_it_pays(table: pd.DataFrame, label: str = "change of cost, %") -> Figure:
-    """Draw a map, such as kind of situation x what is added: percent of cost, or of what ``label`` says."""
+def changes(table: pd.DataFrame, label: str = "change of cost, %") -> Figure:
+    """Draw a map of percent by which something changes: kinds of situation, or what is varied, x what it changes."""
     fig, ax = plt.subplots(figsize=(WIDTH_IN, 0.9 + 0.24 * len(table)))
     limit = float(np.nanquantile(np.abs(table.to_numpy()), 0.9))
-    named = [x if isinstance(x, str) else x[1] if x[0] in ("all", x[1]) else ": ".join(x) for x in table.index]
-    shown = table.set_axis(named, axis=0)
+    pairs = [x if isinstance(x, tuple) else (x, x) for x in table.index]
+    shown = table.set_axis([v if k in ("all", v) else f"{k}: {v}" for k, v in pairs], axis=0)
+    shown = shown.rename(columns=lambda c: c.replace("_", " ").replace(" ", "\n"))
     sns.heatmap(shown, annot=True, fmt="+.1f", cmap="PuOr_r", vmin=-limit, vmax=limit, linewidths=0.5, ax=ax,
                 cbar_kws={"label": label}, annot_kws={"fontsize": 8})  # fmt: skip
     ax.set(xlabel="", ylabel="")

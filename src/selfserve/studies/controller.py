@@ -266,11 +266,9 @@ def goals(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_class(table: pd.DataFrame) -> pd.DataFrame:
     """Return late requests in percent, per method and class, with their interval."""
-    return pd.DataFrame([
-        dict(zip(("method", "class", "late_pct", "low", "high"), (method, c.partition(", ")[2], *interval(own, c)),
-                 strict=True))
-        for method, own in table.groupby("method", sort=False) for c in CLASSES
-    ])  # fmt: skip
+    methods = table.groupby("method", sort=False)
+    rows = [(method, c.partition(", ")[2], *interval(own, c)) for method, own in methods for c in CLASSES]
+    return pd.DataFrame(rows, columns=["method", "class", "late_pct", "low", "high"])
 
 
 SHIFTS = (-0.1, -0.05, 0.0, 0.05, 0.1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from selfserve.analytic import Pilot
 from selfserve.bound import bound, oracle_for
 from selfserve.errors import InputError
 from selfserve.evaluation.run import policy_for
-from selfserve.features import AT, Case, Flock
+from selfserve.features import AT, Case, Flock, Seen
 from selfserve.policies import policy_names
 from selfserve.scenario import Scenario, Storm, load_scenario
 from selfserve.simulator import Simulator, simulate
@@ -250,10 +250,6 @@ def settings_map() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-OBSERVED_BY = ("arrivals", "busy_slot_s", "batch_mean", "served", "queued", "head_age_s", "ready", "booting", "lost",
-               "refused", "spend_usd", "late", "accuracy_sum")  # fmt: skip
-
-
 def sensitivity(minutes: int = 60, machines: float = 20.0, by: float = 1.25) -> pd.DataFrame:
     """Return what each observation moves: percent by which the formulas' mean decision and settings change.
 
@@ -268,16 +264,18 @@ def sensitivity(minutes: int = 60, machines: float = 20.0, by: float = 1.25) -> 
     """
     scenario, workload = _staged("storm", load_scenario("spot", {"load_machines": machines}), minutes)
     simulator = Simulator(scenario, workload, scenario.interval_s)
-    policy = policy_for("analytic", {}, workload, scenario, 0)
-    policy.reset(scenario, workload.history)
-    recorded = [simulator.reset(0)]
+
+    def ready() -> Any:
+        policy = policy_for("analytic", {}, workload, scenario, 0)
+        policy.reset(scenario, workload.history)
+        return policy
+
+    policy, recorded = ready(), [simulator.reset(0)]
     while not simulator.done:
         recorded.append(simulator.advance(policy.decide(recorded[-1])))
 
     def means(changed: str | None) -> pd.Series:
-        own: Any = policy_for("analytic", {}, workload, scenario, 0)
-        own.reset(scenario, workload.history)
-        rows = []
+        own, rows = ready(), []
         for seen in recorded[:-1]:
             decision = own.decide(replace(seen, **{changed: by * getattr(seen, changed)}) if changed else seen)
             slacks = [s.leave_slack_s for routes in decision.routes for r in routes for s in r.steps]
@@ -287,4 +285,4 @@ def sensitivity(minutes: int = 60, machines: float = 20.0, by: float = 1.25) -> 
         return pd.DataFrame(rows).mean()
 
     plain = means(None)
-    return pd.DataFrame({name: 100 * (means(name) / plain - 1) for name in OBSERVED_BY}).T
+    return pd.DataFrame({f.name: 100 * (means(f.name) / plain - 1) for f in fields(Seen)[2:]}).T  # all but the time
