@@ -239,8 +239,7 @@ def retuned(
 def in_own_batches(case: Case, replay: Replay) -> tuple[Case, str]:
     """Return a case with the batches that replays of its history, by the formulas alone, find better, and why.
 
-    Longer batches are less work and leave less time to wait for a machine: what that is worth hangs on the load. A model
-    of both, fitted on training situations, judging with them: -0.6% (0.55) on-demand, +1.9% (1.4) on spot (validation).
+    Longer ones are less work and leave less time to wait; a fitted model of both beside the replays saved little.
     """
     load, tried = np.asarray(case.history, float)[-HOURS_KEPT_S:], (case.state.own_share, *SHARES)
     if len(load) < LEAST_S or not load.any():
