@@ -94,7 +94,7 @@ def test_the_self_managed_claim_is_judged_by_trace():
     single = pd.DataFrame(rows, columns=["place", "market", "policy", "cost_usd", "violation_pct", "to_bound"])
     assert runs.judge_self_managed(single)["verdict"] == "not reproduced"
     kept = runs.judge_self_managed(single[single["place"].str.startswith("a")])
-    assert kept["verdict"] == "reproduced" and "-33.3% of paragon's cost" in kept["measured"]
+    assert kept["verdict"] == "reproduced" and "-33.3% against paragon's cost" in kept["measured"]
 
 
 def test_load_moves_machines_and_lateness_moves_nothing():

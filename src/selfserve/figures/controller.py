@@ -140,7 +140,7 @@ def frontier(table: pd.DataFrame, methods: Sequence[str]) -> Figure:
         for method in methods:
             own = table[(table["method"] == method) & (table["market"] == market)].sort_values("shift")
             ax.plot(own["violation_pct"].clip(lower=LEAST_LATE_PCT), own["cost"], label=method, **policy_style(method))
-        log_axis(ax.xaxis, (0.01, 0.1, 1))
+        log_axis(ax.xaxis, subs=(1, 3))
         ax.set(xlabel="late requests, %", title=market)
     axes[0, 0].set_ylabel("cost over the work's price")
     return finish(fig, axes[0, 0], ncols=len(methods))
@@ -204,7 +204,8 @@ def standing(table: pd.DataFrame) -> Figure:
             look = policy_style(row["policy"]) | {"linestyle": "none", "markersize": 7}
             ax.plot(max(LEAST_LATE_PCT, row["violation_pct"]), row["to_bound"], label=row["policy"], **look)
         ax.axhline(1, color="black", linewidth=0.8)
-        log_axis(ax.xaxis, (0.01, 0.1, 1, 10))
+        log_axis(ax.xaxis)
+        ax.set_xticks((LEAST_LATE_PCT, 0.1, 1, 10), (f"≤ {LEAST_LATE_PCT}", "0.1", "1", "10"))
         log_axis(ax.yaxis, (0.7, 1, 1.5, 2, 3, 5, 10, 20, 50))
         ax.set(xlabel="late requests, %", title=market)
     axes[0, 0].set_ylabel("cost over the bound")

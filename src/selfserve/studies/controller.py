@@ -48,6 +48,20 @@ class _Believing(Pilot):
         return np.ones(len(self.values))
 
 
+class _AtHome(Pilot):
+    """Formulas that leave spot machines alone."""
+
+    def _spot_share(self, share: np.ndarray) -> np.ndarray:
+        return np.zeros_like(share)
+
+
+class _Hasty(Pilot):
+    """Formulas by which nobody waits where a function could answer."""
+
+    def _leave(self, margin: np.ndarray) -> np.ndarray:
+        return np.full_like(margin, 1e3)
+
+
 class _Uncalled(Pilot):
     """Formulas that call no function before it is needed."""
 
@@ -115,7 +129,7 @@ def helm(method: str) -> Callable[[Flock], Helm]:
         "tuned": _constants("tuned", shift), "tuned_fixed": _constants("tuned_fixed", shift), "expert": _expert,
         "analytic": _pilot(shift), "controller": _tuning(shift), "believed service times": _Believing,
         "most accurate models": _MostAccurate, "no late binding": _pilot(late_binding=0.0),
-        "no spot": _pilot(spot_share=0.0), "no deferral": _pilot(leave=1e3), "no calls before": _Uncalled,
+        "no spot": _AtHome, "no deferral": _Hasty, "no calls before": _Uncalled,
         ONE_MODEL: _pilot(),
     }  # fmt: skip
     if method in known:
