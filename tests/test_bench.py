@@ -12,7 +12,7 @@ import pytest
 PATH = Path(__file__).resolve().parents[1] / "benchmarks" / "bench.py"
 CONTRACT = {
     "w1_requests_per_s", "w1_ratio_to_c", "w2_requests_per_s", "w2_ratio_to_simpy", "env_steps_per_s",
-    "env_requests_per_s", "env_ratio_to_simulator", "ppo_steps_per_s", "decision_p99_ms",
+    "env_requests_per_s", "env_ratio_to_simulator", "ppo_steps_per_s", "decision_p99_ms", "load_s",
 }  # fmt: skip
 
 

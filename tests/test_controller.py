@@ -20,7 +20,7 @@ from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
 from selfserve.steering import OWN_SHARE
 from selfserve.traces import make_trace
-from selfserve.training import Constants, rollout
+from selfserve.training import Constants, past_episode, replay, rollout
 from selfserve.training import episodes as training_episodes
 from selfserve.workload import make_workload
 
@@ -327,3 +327,56 @@ def test_a_live_run_does_not_wait_for_a_search():
     pilot._search.result()
     pilot.observe(replace(seen, time_s=float(time_s + 10), interval_s=10.0))
     assert (pilot.values[0] != multipliers()).any() and "retuned" in pilot.notes[0]
+
+
+def test_a_net_that_decides_more_seldom_does_so_after_the_warm_up():
+    scenario, workload = small(seconds=900)
+    scenario = replace(scenario, warmup_s=100.0)
+    pilot = controller.Corrected(Flock([Case(scenario, workload.history, 10.0)]), random_net(), every=3)
+    simulator, actions = Simulator(scenario, workload, 10.0), []
+    seen = simulator.reset(0)
+    for _ in range(20):
+        pilot.observe(Seen.one(seen))
+        decision = pilot.flock.decision(pilot.orders())
+        actions.append(pilot.action.copy())
+        seen = simulator.advance(decision)
+    changed = [i for i in range(1, 20) if (actions[i] != actions[i - 1]).any()]
+    assert changed == [10, 13, 16, 19] and not actions[9].any()
+
+
+@pytest.mark.parametrize("interval_s", [0.5, 1.4, 10.0])
+def test_the_past_keeps_its_length_whatever_the_interval(interval_s):
+    scenario, workload = small()
+    flock = Flock([Case(scenario, workload.history, interval_s)])
+    pilot = controller.SelfTuned(flock, lambda *of: np.zeros(len(of[2])))
+    before, first = np.concatenate(pilot._past[0]), Seen.one(Simulator(scenario, workload, interval_s).reset(0))
+    for i in range(1, 71):
+        arrivals = np.full(first.arrivals.shape, interval_s / first.arrivals.shape[1] * 40)
+        pilot.observe(replace(first, time_s=i * interval_s, interval_s=interval_s, arrivals=arrivals))
+    past = np.concatenate(pilot._past[0])[len(before) :]
+    assert len(past) == round(70 * interval_s)
+    np.testing.assert_allclose(past, 40)
+
+
+def test_a_replay_of_a_thin_load_has_its_requests():
+    scenario, _ = small()
+    load = np.full(3000, 0.3)
+    assert past_episode(scenario, load).workload.counts.sum() == pytest.approx(0.3 * 2250, abs=1)
+
+
+def test_a_replay_is_scored_although_the_warm_up_is_long():
+    scenario, workload = small()
+    load = np.full(2400, workload.history[-2400:].mean())
+    found = replay(replace(scenario, warmup_s=3600.0), load, multipliers()[None], (), [OWN_SHARE])
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", ["tuned", "analytic"])
+def test_machines_that_are_there_at_once_are_no_trouble(name):
+    scenario, workload = small()
+    quick = replace(scenario, vm=replace(scenario.vm, pending_s=0.0, boot_s=0.0),
+                    function=replace(scenario.function, init_s=0.0))  # fmt: skip
+    run = simulate(quick, workload, make_policy(name), 0)
+    assert run.summary["slo_violation_pct"] < 5
+    statics = Case(quick, workload.history, 10.0).statics
+    assert (np.abs(statics) < controller.FARTHEST).all(), "a net may decide there"

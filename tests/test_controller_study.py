@@ -124,6 +124,17 @@ def test_a_window_alone_costs_what_it_costs_among_others(played):
     assert alone["cost"].iloc[0] == pytest.approx(among["cost"].iloc[0], rel=1e-9)
 
 
+def test_an_ablation_leaves_out_what_it_names():
+    played = training.episodes("train", range(12), 900, 3, twins=True)
+    flock = Flock([e.case for e in played if any(p.market == "spot" for p in e.scenario.pools)])
+    usual, alone = (study.helm(method)(flock) for method in ("analytic", "no spot"))
+    assert (usual.settings()[:, AT["spot_share"]] > 0).any()
+    assert (alone.settings()[:, AT["spot_share"]] == 0).all()
+    hasty = study.helm("no deferral")(flock).settings()[:, AT["leave_margin"]]
+    fastest_s = min(p.service_s(m) for c in flock.cases for p in c.scenario.pools for m in p.models)
+    assert (hasty * fastest_s > flock.slo_s.max(axis=1)).all(), "nobody waits where a function could answer"
+
+
 def test_headroom_is_shifted():
     episode = training.episodes("train", [3], 600, 3, twins=True)[0]
     for method in ("tuned", "analytic"):

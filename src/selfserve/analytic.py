@@ -102,8 +102,8 @@ class Pilot:
         n = len(self.values)
         self._busy, self._expected = np.zeros(n), np.zeros(n)
         self.strain = np.ones(n)
-        """[E] load that the machines are full at, over what they are believed to carry; more where batches stay small
-        or bursts within seconds leave for functions while machines idle a moment later."""
+        """[E] what the machines are believed to carry, over the load that they are full at; more where batches stay
+        small or bursts within seconds leave for functions while machines idle a moment later."""
         self.errors = np.ones((n, len(WINDOWS)))
         """[E, J] mean absolute error of each average of the load as a forecast at the boot horizon, relative."""
         self._set()

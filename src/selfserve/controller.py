@@ -102,10 +102,14 @@ def load(path: str | Path, sizes: tuple[int, int] = SIZES) -> tuple[Layers, dict
 
 
 class Corrected(Pilot):
-    """Formulas corrected by a net, for a flock of any size."""
+    """Formulas corrected by a net, for a flock of any size.
 
-    def __init__(self, flock: Flock, layers: Layers = (), values: np.ndarray | None = None) -> None:
+    A net that decides once in ``every`` intervals does so after the warm-up, as PPO trains it.
+    """
+
+    def __init__(self, flock: Flock, layers: Layers = (), values: np.ndarray | None = None, every: int = 1) -> None:
         super().__init__(flock, values)
+        self._every, self._next_s = every, float(flock.warmup_s.max()) if every > 1 else 0.0
         self.layers, self.action = layers, np.zeros((flock.shape[0], len(ACTIONS)))
         self.notes = [""] * flock.shape[0]
         """Of each world, what there is to say about the last interval."""
@@ -125,7 +129,10 @@ class Corrected(Pilot):
         strange = (np.abs(seen) >= FARTHEST).any(axis=1)
         if strange.any():
             self.notes = [f"{n}; {OUT_OF_RANGE}" if s else n for n, s in zip(self.notes, strange, strict=True)]
-        self.action = self.action + FILTER * (np.where(strange[:, None], 0.0, wanted) - self.action)
+        assert self.flock.seen is not None  # an observation comes first
+        if self.flock.seen.time_s >= self._next_s - 1e-6:
+            self.action = self.action + FILTER * (np.where(strange[:, None], 0.0, wanted) - self.action)
+            self._next_s += self._every * self.flock.interval_s
         before = self.flock.targets
         orders = self.flock.decide(*self.flock.corrected(np.where(strange[:, None], 0.0, self.action)))
         kept = np.where(strange[:, None], np.maximum(orders.machines, before), orders.machines)
@@ -161,8 +168,8 @@ class SelfTuned(Corrected):
     def observe(self, seen: Seen) -> None:
         """Take in the interval that just ended; begin a search or adopt its outcome when that is due."""
         for past, arrivals in zip(self._past, seen.arrivals, strict=True):
-            second = arrivals.sum() / max(1.0, seen.interval_s)
-            past.append(np.full(round(seen.interval_s), second))
+            seconds = round(seen.time_s) - round(seen.time_s - seen.interval_s)
+            past.append(np.full(seconds, arrivals.sum() / max(1e-9, seen.interval_s)))
         notes = None
         if self._search is None and seen.time_s >= self._next_s:
             self._search = self._thread.submit(self._retuned, self.values, self._known())
@@ -181,10 +188,7 @@ class SelfTuned(Corrected):
         for past in self._past:
             past[:] = [np.concatenate(past)[-HOURS_KEPT_S:]]
         worlds = zip(self.flock.cases, self._past, self.measured(), strict=True)
-        return [
-            None if c.has_spot else (as_known(c.scenario, factor), past[0], c.state.own_share)
-            for c, past, factor in worlds
-        ]
+        return [None if c.has_spot else (as_known(c, factor), past[0], c.state.own_share) for c, past, factor in worlds]
 
     def _retuned(
         self, values: np.ndarray, known: Sequence[tuple[Scenario, np.ndarray, float] | None]
@@ -204,13 +208,13 @@ def unharmed(kept: tuple[T, str], choose: Callable[..., tuple[T, str]], *of: Any
         return kept[0], f"{kept[1]}; nothing retuned, a replay failed: {type(error).__name__}: {error}"
 
 
-def as_known(scenario: Scenario, factor: float) -> Scenario:
-    """Return the scenario as who serves it knows it: services take what he believes, times what he measured of that.
+def as_known(case: Case, factor: float) -> Scenario:
+    """Return a scenario as who serves it knows it: services take what he believes, times what he measured of that.
 
     He measures machines; functions take as much longer than believed (``believed_factor`` is one number).
     """
-    pools = (replace(p, service_ns=np.rint(factor * p.believed_ns).astype(np.int64)) for p in scenario.pools)
-    return replace(scenario, pools=tuple(pools))
+    pools = (replace(p, service_ns=np.rint(factor * p.believed_ns).astype(np.int64)) for p in case.scenario.pools)
+    return replace(case.scenario, pools=tuple(pools), interval_s=case.interval_s)
 
 
 def retuned(
@@ -244,7 +248,7 @@ def in_own_batches(case: Case, replay: Replay) -> tuple[Case, str]:
     load, tried = np.asarray(case.history, float)[-HOURS_KEPT_S:], (case.state.own_share, *SHARES)
     if len(load) < LEAST_S or not load.any():
         return case, ""
-    found = replay(as_known(case.scenario, 1.0), load, np.tile(multipliers(), (len(tried), 1)), (), tried)
+    found = replay(as_known(case, 1.0), load, np.tile(multipliers(), (len(tried), 1)), (), tried)
     best, gain = tried[int(np.argmin(found))], float(found[0] - found.min())
     if not gain > MARGIN:
         return case, ""

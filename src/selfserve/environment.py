@@ -63,6 +63,8 @@ class Task:
         for name, value in (("every", self.every), ("count", self.count), ("length_s", self.length_s)):
             if value < 1:
                 raise InputError(f"environment: {name}={value}: must be 1 or more")
+        if not self.interval_s > 0:
+            raise InputError(f"environment: interval_s={self.interval_s}: must be above 0")
 
     @property
     def actions(self) -> int:
@@ -222,7 +224,7 @@ class Course:
     @property
     def intervals(self) -> int:
         """Return the intervals of the window."""
-        return -(-self.episodes[0].workload.seconds // int(self.task.interval_s))
+        return int(-(-self.episodes[0].workload.seconds // self.task.interval_s))
 
     def act(self, action: np.ndarray) -> None:
         """Move the action in force towards [E, A] (a raw one is taken as it is)."""
@@ -317,7 +319,8 @@ class InferenceServing(gymnasium.Env[np.ndarray, np.ndarray]):
         render_mode: ``rgb_array`` draws load against capacity.
         task: the constructor arguments of :class:`Task` by name: ``trace``, ``scenario``, ``overrides``, ``start_s``
             (default: a random start in the trace's training half), ``length_s``, or ``situations`` with ``first``,
-            ``count`` and ``twins``; ``interval_s``, ``every``, ``settings``, ``raw``.
+            ``count`` and ``twins``; ``interval_s``, ``every``, ``settings``, ``raw``, ``analytic``
+            (correct the formulas, not fixed settings), ``most_machines`` (larger situations are thinned to it).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012

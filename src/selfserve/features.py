@@ -57,7 +57,7 @@ ACTIONS = tuple(name for name, *_ in CORRECTIONS) + tuple(f"level_{g}" for g in 
 
 @dataclass(slots=True)
 class Seen:
-    """An :class:`~selfserve.protocol.Observation` of E worlds: the same fields with the world as first axis."""
+    """An :class:`~selfserve.protocol.Observation` of E worlds: what is used of it, with the world as first axis."""
 
     time_s: float
     interval_s: float
@@ -193,7 +193,7 @@ class Case:
         spot = [pools[s].usd_per_hour / pools[h].usd_per_hour for s, h in zip(self.spots, self.homes, strict=True)]
         self.statics = np.array([
             np.log(boot / 100), np.log(boot / self.interval_s) / 3, scenario.vm.boot_spread * 2, np.log(ratio),
-            self.has_spot, float(np.log(np.mean(spot))), np.log(init), float(self.stated @ room),
+            self.has_spot, float(np.log(np.mean(spot))), np.log(max(init, 0.01)), float(self.stated @ room),
             scenario.service.spread * 2, *(self.group @ (np.log(slo / service) * self._per_group())),
             *(self.group @ self.stated), *(self.group @ spare),
         ])  # fmt: skip

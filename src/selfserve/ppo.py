@@ -2,7 +2,7 @@
 
 The reward is dollars over the ideal bill with violations at a price that adapts: it rises while more than
 ``TARGET_PCT`` of the requests are late and falls while fewer are, within ``PRICES`` (a multiplier without limits winds
-up). Actions are noisy in their means alone: the filter of the environment keeps noise off the machines.
+up). Corrections are noisy in their means alone: the filter of the environment keeps noise off the machines.
 """
 
 from __future__ import annotations

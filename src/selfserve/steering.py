@@ -111,7 +111,7 @@ class Steering:
         self.cascades, self.own_share = cascades, own_share
         # both stages take what a batch may, so that the batches that were chosen for single models stay
         self._cascade_share = (own_share or 1.0) if cascades else 0.0
-        self.boot_s = scenario.vm.pending_s + scenario.vm.boot_s
+        self.boot_s = max(1.0, scenario.vm.pending_s + scenario.vm.boot_s)  # a load has no change within nothing
         self.monitor = LoadMonitor(scenario, history, interval_s)
         self.selector = ModelSelector(scenario, models)
         self.functions = FunctionConfigurator(scenario, self.selector)

@@ -32,7 +32,7 @@ TARGET_PCT = 0.1
 PENALTY = 0.5
 """Per percentage point over it, and per point of mean accuracy missed: a tenth costs as much as 5% more dollars."""
 EVERY = 6
-"""Intervals between the decisions of a net that PPO trains: a decision a minute."""
+"""Intervals between the decisions of a net that PPO trains, a minute of training situations; its card says so."""
 LENGTH_S = 2700
 """Seconds of a training window that are played."""
 MOST_MACHINES, PPO_MACHINES = 12.0, 8.0
@@ -310,11 +310,12 @@ def past_episode(
     most, burst = (max(1, round(part * n)) for n in (function.concurrency, function.burst_per_10s))
     start = len(load) // 4
     known = replace(
-        scenario, load_machines=None, rate_scale=part,
+        scenario, load_machines=None, rate_scale=part, warmup_s=min(scenario.warmup_s, 0.6 * (len(load) - start)),
         function=replace(function, concurrency=most, burst_per_10s=burst),
         spot=replace(scenario.spot, storms=(_storm((len(load) - start) / 2),)),
     )  # fmt: skip
-    workload = make_workload(make_trace("replay", np.rint(load).astype(np.int64)), known, start, len(load) - start)
+    counts = np.diff(np.rint(np.cumsum(load)), prepend=0.0).astype(np.int64)  # a load below one a second stays one
+    workload = make_workload(make_trace("replay", counts), known, start, len(load) - start)
     case = Case(known, workload.history, known.interval_s, cascades=cascades, own_share=own_share)
     return Episode("replay", known, workload, REPLAY_SEED, case)
 
@@ -337,8 +338,7 @@ def tuned_on_past(case: Case, generations: int = 8, seconds: int = 7200) -> dict
     known, load = constants("tuned"), np.asarray(case.history, float)[-seconds:]
     if len(load) < LEAST_S or not np.any(load):
         return {n: known[n] for n in constant_space()}
-    known_of = as_known(case.scenario, 1.0)
-    played = [past_episode(known_of, load, case.state.cascades, case.state.own_share, EXPERT_MACHINES)]
+    played = [past_episode(as_known(case, 1.0), load, case.state.cascades, case.state.own_share, EXPERT_MACHINES)]
     found = search_constants(known, played, generations, 0, batch=1, sigma=0.08, quiet=True)
     both, space = ({n: known[n] for n in found}, found), constant_space()
     points = np.array([[own.place(one[n]) for n, own in space.items()] for one in both])
@@ -415,4 +415,5 @@ def card(situations: int, seed: int, twins: bool = False, ppo: bool = False, **m
             ranges.setdefault(one.source, []).append((start, start + (length if ppo else min(length, LENGTH_S))))
     limits = f"CPU pools; three classes; at most {PPO_MACHINES if ppo else MOST_MACHINES:g} machines in training"
     data = f"training situations 0 to {situations - 1}"
-    return {"data": data, "training_ranges": ranges, "seed": seed, "limits": limits, **more}
+    pace = {"every": EVERY} if ppo else {}
+    return {"data": data, "training_ranges": ranges, "seed": seed, "limits": limits, **pace, **more}

@@ -45,9 +45,9 @@ def curves(nets: pd.DataFrame, ppo: pd.DataFrame) -> Figure:
     left.set(xlabel="generation", ylabel="objective (mean of candidates)", title="evolution strategy")
     left.legend(fontsize="small")
     mid.plot(ppo["decisions"] / 1000, ppo["reward"], **series(0))
-    mid.set(xlabel="thousand decisions", ylabel="mean reward", title="PPO")
+    mid.set(xlabel="thousand decisions", ylabel="mean reward", title="PPO, corrections")
     right.plot(ppo["decisions"] / 1000, ppo["late_pct"], **series(3))
-    right.set(xlabel="thousand decisions", ylabel="late requests (%)", title="PPO", ylim=(0, None))
+    right.set(xlabel="thousand decisions", ylabel="late requests (%)", title="PPO, corrections", ylim=(0, None))
     return finish(fig)
 
 

@@ -59,7 +59,7 @@ class _Hasty(Pilot):
     """Formulas by which nobody waits where a function could answer."""
 
     def _leave(self, margin: np.ndarray) -> np.ndarray:
-        return np.full_like(margin, 1e3)
+        return np.full_like(margin, 1e4)
 
 
 class _Uncalled(Pilot):
@@ -137,8 +137,8 @@ def helm(method: str) -> Callable[[Flock], Helm]:
     if method.startswith(COUNTING):
         raw, _ = load(method.removeprefix(COUNTING), RAW_SIZES)
         return lambda flock: training.Counting(flock, raw)
-    layers, _ = load(nets().get(method, method))
-    return lambda flock: Corrected(flock, layers)
+    layers, card = load(nets().get(method, method))
+    return lambda flock: Corrected(flock, layers, every=card.get("every", 1))
 
 
 def _rows(

@@ -64,7 +64,7 @@ def ppo_curve(
 def keep(layers: Layers, file: Path, situations: int, seed: int, twins: bool) -> str:
     """Write a net of :func:`ppo_curve` with its card; return its file's name, a method of ``controller.rollouts``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save(file, layers, training.card(situations, seed, twins, method="PPO"))
+    save(file, layers, training.card(situations, seed, twins, ppo=True, method="PPO"))
     return str(file)
 
 
