@@ -16,13 +16,14 @@ from selfserve.errors import InputError
 from selfserve.features import ACTIONS, NUMBERS, OBSERVATIONS, Case, Flock, Seen
 from selfserve.policies import make_policy
 from selfserve.protocol import Policy
+from selfserve.scenario import load_scenario
 from selfserve.simulator import Simulator, simulate
 from selfserve.situations import sample
 from selfserve.steering import OWN_SHARE
 from selfserve.traces import make_trace
 from selfserve.training import Constants, past_episode, replay, rollout
 from selfserve.training import episodes as training_episodes
-from selfserve.workload import make_workload
+from selfserve.workload import load_trace, make_workload
 
 
 def small(index: int = 3, seconds: int = 900):
@@ -380,3 +381,18 @@ def test_machines_that_are_there_at_once_are_no_trouble(name):
     assert run.summary["slo_violation_pct"] < 5
     statics = Case(quick, workload.history, 10.0).statics
     assert (np.abs(statics) < controller.FARTHEST).all(), "a net may decide there"
+
+
+def test_spot_machines_serve_alone_or_not_at_all():
+    """Where there are no others they are home; where they lack a model that is asked nothing is planned for them."""
+    scenario = load_scenario("spot", {"load_machines": 4.0})
+    workload = make_workload(load_trace("WITS-twin"), scenario, 20_000, 1200, 0)
+    only = replace(scenario, pools=tuple(p for p in scenario.pools if p.market != "on_demand"))
+    less = replace(scenario, pools=tuple(
+        replace(p, models=p.models[:1]) if p.market == "spot" else p for p in scenario.pools
+    ))  # fmt: skip
+    for served, market in ((only, "spot"), (less, "on_demand")):
+        run = simulate(served, workload, make_policy("controller"), 0, decisions=True)
+        ready = {p.market: run.decisions[f"ready.{p.name}"].max() for p in served.pools if not p.is_function}
+        assert ready.pop(market) > 0 and not any(ready.values())
+        assert run.summary["slo_violation_pct"] < 0.5 and run.summary["accuracy_violation_pct"] == 0

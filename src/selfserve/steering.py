@@ -86,13 +86,14 @@ class Steering:
         history: requests per second before the run, shape [seconds].
         interval_s: seconds between decisions.
         models: how the model selector chooses at level 0.
-        pool: the on-demand VM pool to use (default: the cheapest that serves the classes, batches counted).
+        pool: the VM pool to use (default: the cheapest on-demand one that serves the classes, batches counted; a
+            spot one where there are no others).
         batch_share: share of the SLOs that filling batches may use up (0: none fills).
         own_share: share of the SLOs that a batch of what waits anyway may take.
         cascades: a class may be answered by two models one after the other, where that is less work.
 
     Raises:
-        InputError: the scenario has no on-demand VM pool.
+        InputError: the scenario has no VM pool.
     """
 
     def __init__(
@@ -116,9 +117,15 @@ class Steering:
         self.selector = ModelSelector(scenario, models)
         self.functions = FunctionConfigurator(scenario, self.selector)
         select = partial(ResourceSelector, scenario, self.selector, batch_share=batch_share, own_share=own_share)
-        self.homes = select(pool=pool)
-        spot = any(p.market == "spot" for p in scenario.pools)
-        self.spots = select("spot") if spot else None
+        markets = {p.market for p in scenario.pools}
+        self.homes = select("spot" if "spot" in markets and "on_demand" not in markets else "on_demand", pool=pool)
+        self.spots = select("spot") if {"spot", "on_demand"} <= markets else None
+        """None too where spot machines lack a model that is asked at home: what is planned there would wait here."""
+        if self.spots is not None and any(
+            set(scenario.pools[home].models) - set(scenario.pools[spot].models)
+            for home, spot in zip(self.homes.pool_of, self.spots.pool_of, strict=True)
+        ):
+            self.spots = None
         self.batches = self.homes.batches
         if cascades and own_share > 0:
             self.batches = tuple(self._batch(p) for p in range(len(scenario.pools)))
