@@ -252,7 +252,8 @@ def test_a_rollout_is_the_simulators_run():
     assert 0.5 < got.cost[0] < 5
 
 
-def test_what_self_tuning_finds_holds_from_a_fixed_time_on():
+@pytest.mark.parametrize("net", [False, True])
+def test_what_self_tuning_finds_holds_from_a_fixed_time_on(net):
     """A search begins on the hour and holds five minutes later, however long it takes; a run repeats."""
     scenario, _ = small()
     whole = sample("train", 3, machines=5, twins=True).workload(0)
@@ -264,12 +265,13 @@ def test_what_self_tuning_finds_holds_from_a_fixed_time_on():
     changes = []
     for _ in range(2):
         policy, simulator, values = controller.Controller(), Simulator(scenario, workload, 10.0), []
-        policy.replay = replay
+        policy.replay, policy.layers = replay, random_net() if net else ()
         seen = simulator.reset(0)
         policy.reset(scenario, workload.history)
         while not simulator.done:
             decision = policy.decide(seen)
             values.append((seen.time_s, *policy.pilot.values[0]))
+            assert policy.pilot.action.any() == net, "a net acts from the first decision on"
             if seen.time_s > 0 and "retuned" in decision.reason:
                 changes.append(seen.time_s)
             seen = simulator.advance(decision)
@@ -351,12 +353,13 @@ def test_the_past_keeps_its_length_whatever_the_interval(interval_s):
     flock = Flock([Case(scenario, workload.history, interval_s)])
     pilot = controller.SelfTuned(flock, lambda *of: np.zeros(len(of[2])))
     before, first = np.concatenate(pilot._past[0]), Seen.one(Simulator(scenario, workload, interval_s).reset(0))
-    for i in range(1, 71):
-        arrivals = np.full(first.arrivals.shape, interval_s / first.arrivals.shape[1] * 40)
+    for i in range(1, 71):  # nothing comes in every other interval
+        arrivals = np.full(first.arrivals.shape, (i % 2) * 2 * interval_s / first.arrivals.shape[1] * 40)
         pilot.observe(replace(first, time_s=i * interval_s, interval_s=interval_s, arrivals=arrivals))
     past = np.concatenate(pilot._past[0])[len(before) :]
     assert len(past) == round(70 * interval_s)
-    np.testing.assert_allclose(past, 40)
+    assert past.sum() == pytest.approx(70 * interval_s * 40)
+    assert past.max() <= 80 * max(1.0, interval_s) + 1e-9
 
 
 def test_a_replay_of_a_thin_load_has_its_requests():
@@ -395,4 +398,5 @@ def test_spot_machines_serve_alone_or_not_at_all():
         run = simulate(served, workload, make_policy("controller"), 0, decisions=True)
         ready = {p.market: run.decisions[f"ready.{p.name}"].max() for p in served.pools if not p.is_function}
         assert ready.pop(market) > 0 and not any(ready.values())
+        assert not run.decisions["reason"].str.contains("failed").any()
         assert run.summary["slo_violation_pct"] < 0.5 and run.summary["accuracy_violation_pct"] == 0

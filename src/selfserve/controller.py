@@ -109,7 +109,7 @@ class Corrected(Pilot):
 
     def __init__(self, flock: Flock, layers: Layers = (), values: np.ndarray | None = None, every: int = 1) -> None:
         super().__init__(flock, values)
-        self._every, self._next_s = every, float(flock.warmup_s.max()) if every > 1 else 0.0
+        self._every, self._acts_s = every, float(flock.warmup_s.max()) if every > 1 else 0.0
         self.layers, self.action = layers, np.zeros((flock.shape[0], len(ACTIONS)))
         self.notes = [""] * flock.shape[0]
         """Of each world, what there is to say about the last interval."""
@@ -130,9 +130,9 @@ class Corrected(Pilot):
         if strange.any():
             self.notes = [f"{n}; {OUT_OF_RANGE}" if s else n for n, s in zip(self.notes, strange, strict=True)]
         assert self.flock.seen is not None  # an observation comes first
-        if self.flock.seen.time_s >= self._next_s - 1e-6:
+        if self.flock.seen.time_s >= self._acts_s - 1e-6:
             self.action = self.action + FILTER * (np.where(strange[:, None], 0.0, wanted) - self.action)
-            self._next_s += self._every * self.flock.interval_s
+            self._acts_s += self._every * self.flock.interval_s
         before = self.flock.targets
         orders = self.flock.decide(*self.flock.corrected(np.where(strange[:, None], 0.0, self.action)))
         kept = np.where(strange[:, None], np.maximum(orders.machines, before), orders.machines)
@@ -147,7 +147,7 @@ class Corrected(Pilot):
 class SelfTuned(Corrected):
     """Corrected formulas whose multipliers are retuned, world by world, by replaying each world's last hours.
 
-    Where spot machines carry the load they are not (see :data:`SPOT_KEPT`).
+    Where spot machines carry the load they are not (see :data:`SPOT_KEPT`). In replays a net decides every interval.
 
     A search begins every ``EVERY_S`` in a thread of its own and its outcome holds from ``ADOPT_S`` later on. A
     simulated run waits for it then, so that it is the same however long a search takes; where ``waits`` is false, as in
@@ -155,21 +155,25 @@ class SelfTuned(Corrected):
     """
 
     def __init__(
-        self, flock: Flock, replay: Replay, layers: Layers = (), values: np.ndarray | None = None, waits: bool = True
-    ) -> None:
-        super().__init__(flock, layers, values)
+        self, flock: Flock, replay: Replay, layers: Layers = (), values: np.ndarray | None = None, waits: bool = True,
+        every: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(flock, layers, values, every)
         self.waits = waits
         self._replay, self._thread = replay, ThreadPoolExecutor(max_workers=1, thread_name_prefix="self-tuning")
         self._past = [[np.asarray(c.history, float)[-HOURS_KEPT_S:]] for c in flock.cases]
+        self._begun = np.zeros(len(self._past))  # requests of the second that is not over
         self._search: Future[list[tuple[np.ndarray, str]]] | None = None
         self._next_s = EVERY_S
         self.notes = self._adopt(self._retuned(self.values, self._known()))
 
     def observe(self, seen: Seen) -> None:
         """Take in the interval that just ended; begin a search or adopt its outcome when that is due."""
-        for past, arrivals in zip(self._past, seen.arrivals, strict=True):
-            seconds = round(seen.time_s) - round(seen.time_s - seen.interval_s)
-            past.append(np.full(seconds, arrivals.sum() / max(1e-9, seen.interval_s)))
+        self._begun += seen.arrivals.sum(axis=1)
+        if seconds := round(seen.time_s) - round(seen.time_s - seen.interval_s):
+            for past, requests in zip(self._past, self._begun.tolist(), strict=True):
+                past.append(np.full(seconds, requests / seconds))
+            self._begun[:] = 0.0
         notes = None
         if self._search is None and seen.time_s >= self._next_s:
             self._search = self._thread.submit(self._retuned, self.values, self._known())
@@ -188,7 +192,10 @@ class SelfTuned(Corrected):
         for past in self._past:
             past[:] = [np.concatenate(past)[-HOURS_KEPT_S:]]
         worlds = zip(self.flock.cases, self._past, self.measured(), strict=True)
-        return [None if c.has_spot else (as_known(c, factor), past[0], c.state.own_share) for c, past, factor in worlds]
+        return [
+            None if c.has_spot or c.scenario.pools[c.homes[0]].market == "spot"
+            else (as_known(c, factor), past[0], c.state.own_share) for c, past, factor in worlds
+        ]  # fmt: skip
 
     def _retuned(
         self, values: np.ndarray, known: Sequence[tuple[Scenario, np.ndarray, float] | None]
@@ -293,11 +300,12 @@ class Controller:
         self._own = getattr(self, "_own", self.interval_s)
         self.interval_s = self._own or scenario.interval_s
         case, note = Case(scenario, history, self.interval_s, cascades=self.cascades), ""
+        every = getattr(self, "card", {}).get("every", 1)
         if self.replay is None:
-            self.pilot: Corrected = Corrected(Flock([case]), self.layers)
+            self.pilot: Corrected = Corrected(Flock([case]), self.layers, every=every)
         else:
             case, note = unharmed((case, ""), in_own_batches, case, self.replay)
-            self.pilot = SelfTuned(Flock([case]), self.replay, self.layers, waits=self.waits)
+            self.pilot = SelfTuned(Flock([case]), self.replay, self.layers, None, self.waits, every)
         self.pilot.notes = [own + note for own in self.pilot.notes]
         self._last: Decision | None = None
 

@@ -119,25 +119,27 @@ class Steering:
         select = partial(ResourceSelector, scenario, self.selector, batch_share=batch_share, own_share=own_share)
         markets = {p.market for p in scenario.pools}
         self.homes = select("spot" if "spot" in markets and "on_demand" not in markets else "on_demand", pool=pool)
-        self.spots = select("spot") if {"spot", "on_demand"} <= markets else None
-        """None too where spot machines lack a model that is asked at home: what is planned there would wait here."""
-        if self.spots is not None and any(
-            set(scenario.pools[home].models) - set(scenario.pools[spot].models)
-            for home, spot in zip(self.homes.pool_of, self.spots.pool_of, strict=True)
-        ):
-            self.spots = None
-        self.batches = self.homes.batches
-        if cascades and own_share > 0:
-            self.batches = tuple(self._batch(p) for p in range(len(scenario.pools)))
+        for spots in (select("spot"), None) if {"spot", "on_demand"} <= markets else (None,):
+            self.spots, self.batches = spots, self.homes.batches
+            self._mixes: dict[tuple[int, int, float], tuple[Ways, float]] = {}
+            if cascades and own_share > 0:
+                self.batches = tuple(self._batch(p) for p in range(len(scenario.pools)))
+            if spots is None or self._alike(spots.pool_of):
+                break
         self.pays = np.array([self._pays(p) for p in range(len(scenario.pools))])
         """[P] standard deviations over the expected load at which a further machine saves what it costs: the
         newsvendor's critical ratio 1 - price of the work on the machine / on a function, as a normal quantile (2.33
         where no function can take over)."""
         self.observation: Observation | None = None
-        self._mixes: dict[tuple[int, int, float], tuple[Ways, float]] = {}
         met = {p: self._met(p) for p in self.functions.pools}
         self.batches = tuple(met.get(p, batch) for p, batch in enumerate(self.batches))
         self._start(interval_s)
+
+    def _alike(self, spots: tuple[int, ...]) -> bool:
+        """Return whether spot machines have every model that is asked at home: else what is meant for them waits."""
+        pairs = enumerate(zip(self.homes.pool_of, spots, strict=True))
+        ways = ((way, spot) for k, (home, spot) in pairs for way, _ in self.mix(k, home, 0.0)[0])
+        return all(m in self.scenario.pools[spot].models for way, spot in ways for m, _ in stages_of(way))
 
     def batch_s(self, pool: int, model: int) -> float:
         """Return seconds of a full batch at p99 where what waits is batched, else 0: who starts later may be late."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed
+from scipy.special import ndtr
 from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
@@ -50,6 +51,10 @@ class _Believing(Pilot):
 
 class _AtHome(Pilot):
     """Formulas that leave spot machines alone."""
+
+    def __init__(self, flock: Flock) -> None:
+        super().__init__(flock, multipliers({"spot_share": 0.0}))
+        self._price = ndtr(-self._pays)
 
     def _spot_share(self, share: np.ndarray) -> np.ndarray:
         return np.zeros_like(share)
