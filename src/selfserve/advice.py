@@ -14,7 +14,7 @@ from selfserve.evaluation.run import policy_for
 from selfserve.policies import policy_names
 from selfserve.scenario import Scenario, load_scenario
 from selfserve.simulator import Result, simulate
-from selfserve.workload import Workload, load_trace, make_workload
+from selfserve.workload import Workload, check_scored, load_trace, make_workload
 
 CANDIDATES = ("tuned", "paragon", "mixed", "spock", "proteus")
 """Policies that are tried: those that decide quickly, one a family."""
@@ -77,6 +77,12 @@ def advise(trace: str, slo_s: float, accuracy_pct: float, scenario: str = "spot"
     window = _middle(whole, MEASURED)
     workload = make_workload(loaded, served, *window, seed)
     short = make_workload(loaded, served, *_middle(whole, TRIED), seed)
+    for part in (workload, short):
+        check_scored(trace, part.start_s, part.seconds, served)
+        if not part.counts[round(served.warmup_s) :].any():
+            raise InputError(
+                f"trace {trace}: no request in {part.seconds} s in its middle; right is a trace that is busy"
+            )
     least = _bound(workload, served, seed)  # also says if nothing meets the demands
     tried = {name: _run(name, short, served, seed) for name in CANDIDATES if name in policy_names()}
     best = min(tried, key=lambda name: _merit(tried[name]))
@@ -94,8 +100,11 @@ def advise(trace: str, slo_s: float, accuracy_pct: float, scenario: str = "spot"
         "cost_to_bound": results[best].summary["cost_usd"] / own if own else None,
     }
     over_time = _over_time(results[best], served)
-    hours = record["machines_by_hour"] = _by_hour(over_time, served)
-    mean = record["machines_mean"] = float(np.mean([hour["mean"] for hour in hours]))
+    begin_h = workload.start_s / 3600
+    record["machines_by_hour"] = _by_hour(over_time, served, begin_h)
+    scored = over_time[over_time["hour"] >= served.warmup_s / 3600]
+    mean = record["machines_mean"] = float(scored[_machines(served)].sum(axis=1).mean())
+    over_time["hour"] += begin_h
     part = _month(short, whole, served)
     record["tried"] = {name: {"month_usd": _usd(r, part), **_missed(r)} for name, r in tried.items()}
     record["assumptions"] = _assumptions(whole, workload, short, served, mean)
@@ -166,7 +175,7 @@ def _what_serves(result: Result, scenario: Scenario) -> dict[str, Any]:
 def _over_time(result: Result, scenario: Scenario) -> pd.DataFrame:
     log = result.decisions
     assert log is not None  # asked for
-    machines = [p.name for p in scenario.pools if not p.is_function]
+    machines = _machines(scenario)
     functions = [p.name for p in scenario.pools if p.is_function]
     answers = {p.name: log.filter(like=f"served.{p.name}.").sum(axis=1) for p in scenario.pools}
     total = sum(answers.values())
@@ -176,12 +185,16 @@ def _over_time(result: Result, scenario: Scenario) -> pd.DataFrame:
     return frame.assign(function_pct=100 * by_functions / total.where(total > 0))
 
 
-def _by_hour(over_time: pd.DataFrame, scenario: Scenario) -> list[dict[str, float]]:
-    """Return mean requests/s and mean and most machines of each hour, the warm-up left out."""
-    machines = [p.name for p in scenario.pools if not p.is_function]
+def _machines(scenario: Scenario) -> list[str]:
+    return [p.name for p in scenario.pools if not p.is_function]
+
+
+def _by_hour(over_time: pd.DataFrame, scenario: Scenario, begin_h: float) -> list[dict[str, float]]:
+    """Return mean requests/s and mean and most machines of each hour of the trace, the warm-up left out."""
+    machines = _machines(scenario)
     scored = over_time[over_time["hour"] >= scenario.warmup_s / 3600]
     rows = []
-    for hour, mine in scored.groupby(scored["hour"].astype(int)):
+    for hour, mine in scored.groupby((scored["hour"] + begin_h).astype(int)):
         total = mine[machines].sum(axis=1)
         rows.append(
             {"hour": float(hour), "requests_per_s": mine["load"].mean(), "mean": total.mean(), "most": total.max()}

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -86,7 +87,7 @@ class Task:
             key: tuple[Any, ...] = (self.situations, index, int(rng.integers(4)), self.twins, self.most_machines)
             scenario, workload, name = _situation(*key)
         else:
-            scenario = _scenario(self.scenario, tuple(sorted((self.overrides or {}).items())))
+            scenario = _scenario(self.scenario, json.dumps(dict(self.overrides or {}), sort_keys=True))
             trace, start = _trace(str(self.trace)), self.start_s
             if start is None:
                 a, b = split_ranges(trace)["train"]
@@ -134,8 +135,8 @@ def _situation(
 
 
 @lru_cache
-def _scenario(name: str, overrides: tuple[tuple[str, object], ...]) -> Scenario:
-    return load_scenario(name, dict(overrides))
+def _scenario(name: str, overrides: str) -> Scenario:
+    return load_scenario(name, json.loads(overrides))
 
 
 _trace = lru_cache(load_trace)

@@ -117,6 +117,7 @@ def train_ppo(
             model = PPO.load(resume, env=env)
         except (ValueError, KeyError, AttributeError, OSError, EOFError, RuntimeError, BadZipFile) as error:
             raise InputError(f"checkpoint {resume}: is none of this training: {error}") from error
+        model.set_random_seed(seed + model.num_timesteps)  # not the episodes and the noise of the beginning again
     else:
         shape = {"net_arch": list(HIDDEN), "activation_fn": torch.nn.Tanh, "log_std_init": -2.0}
         model = PPO(

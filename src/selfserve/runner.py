@@ -138,6 +138,8 @@ def run_notebooks(
     results = Path(os.environ.get("SELFSERVE_RESULTS") or project / "results").resolve()
     # The kernels inherit these.
     os.environ.update(SELFSERVE_RESULTS=str(results), PYTHONHASHSEED="0", PYDEVD_DISABLE_FILE_VALIDATION="1")
+    if traces := os.environ.get("SELFSERVE_TRACES"):
+        os.environ["SELFSERVE_TRACES"] = str(Path(traces).resolve())
     notebooks = find_notebooks(project / "notebooks", only)
     values = [check_parameters(path, {"quick": quick, **(parameters or {})}) for path in notebooks]
     common, report = _common_digest(project, quick), Report([], [])
@@ -264,17 +266,20 @@ def publish_reference(project: Path | None = None) -> int:
         InputError: if a notebook's results are missing or not those of a full run.
     """
     project = project or project_root()
-    results = project / "results"
-    names = []
+    results = Path(os.environ.get("SELFSERVE_RESULTS") or project / "results").resolve()
+    reference, names = project / "results" / "reference", []
     for path in find_notebooks(project / "notebooks"):
         record = _record(results / "notebooks" / path.name)
         if record is None or record["mode"] != "full":
             what = f"{path.stem} has no results of a full run to publish"
             raise InputError(f"notebooks: {what}; run it without --quick first")
         names += [name for name in record["files"] if name.endswith(".png") or name.startswith("tables/")]
-    shutil.rmtree(results / "reference", ignore_errors=True)
+    if lost := [name for name in names if not (results / name).is_file()]:
+        raise InputError(f"notebooks: {lost[0]} is not in {results}; run its notebook again")
+    for folder in ("tables", "figures"):  # what else is there is written by hand
+        shutil.rmtree(reference / folder, ignore_errors=True)
     for name in names:
-        target = results / "reference" / name
+        target = reference / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(results / name, target)
     return len(names)

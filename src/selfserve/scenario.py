@@ -415,7 +415,7 @@ def _pool(pool: _Pool, names: list[str], prices: pd.DataFrame, profile: pd.DataF
     except InputError as error:
         raise InputError(f"{at}: {error}") from None
     # a function and each accelerator of a machine serve one batch at a time
-    gpus = int(resource["accelerator_count"]) if resource["accelerator"] else 0
+    gpus = max(1, int(np.nan_to_num(resource["accelerator_count"]))) if resource["accelerator"] else 0
     slots = 1 if function else gpus or int(resource["vcpu"]) // pool.threads
     memory = float(resource["memory_gib"]) * 1024 if pool.memory_mb is None else pool.memory_mb
     gpu_mb = float(resource["gpu_memory_gib"]) * 1024 * gpus if gpus else float("nan")
@@ -436,6 +436,8 @@ def _prices(pool: _Pool, resource: pd.Series, memory_mb: float, factor: float) -
     if resource["kind"] == "function":
         gb_hours, keys = memory_mb / 1024 * 3600 * factor, ("provisioned_", "", "provisioned_duration_")
         kept, busy, busy_kept = (gb_hours * float(resource[f"{key}usd_per_gb_s"]) for key in keys)
+        if np.isnan(kept + busy_kept):  # not in the list: one kept ready costs as one that is always busy
+            kept, busy_kept = busy, 0.0
         return kept, busy, busy_kept, float(resource["usd_per_request"]) * factor
     price = float(resource["spot_usd_per_hour" if pool.market == "spot" else "usd_per_hour"])
     if np.isnan(price):

@@ -198,6 +198,11 @@ def make_workload(
             f"trace {trace.name} scaled by {factor:g} has over {traces.MAX_REQUESTS_PER_SECOND} requests in a second, "
             "the limit; lower load_machines or rate_scale"
         )
+    if factor * float(trace.counts[start_s:end].sum()) >= 0.9 * 2**31:
+        raise InputError(
+            f"trace {trace.name} scaled by {factor:g} has 2^31 requests or more in {seconds} s, the limit; take a "
+            "shorter window, or lower load_machines or rate_scale"
+        )
     times = None
     if trace.times_ns is None:
         scaled = _scale_counts(trace.counts[:end], factor, seed)

@@ -272,7 +272,7 @@ def oracle_for(result: Result, workload: Workload, scenario: Scenario) -> Bound:
     totals = result.class_totals
     given_up = (totals["late_or_below"] + totals["rejected"]).to_numpy(dtype=float)
     combos = combos_of(result)
-    if combos:
+    if result.mixed.size:
         given_up = given_up + result.mixed
     shares = (given_up / np.maximum(1.0, totals["requests"].to_numpy(dtype=float))).tolist()
     accuracy: dict[int, np.ndarray] = {}

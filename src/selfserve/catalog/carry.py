@@ -6,6 +6,7 @@ measurements exist.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,12 +151,19 @@ def _carry_function(rows: pd.DataFrame, model: str, resource: pd.Series, memory_
 
 def _carry_gpu(rows: pd.DataFrame, model: str, accelerator: str) -> pd.DataFrame:
     machine = rows["machine"].astype(str) if "machine" in rows else pd.Series("", index=rows.index)
-    own = rows[(rows["device"] == "cuda") & (rows["threads"] == 1) & machine.str.contains(accelerator, regex=False)]
+    own = rows[(rows["device"] == "cuda") & (rows["threads"] == 1) & (machine.map(_accelerator_of) == accelerator)]
     if len(own):
         return _table(rows, model, own.set_index("batch")["p50_ms"].sort_index())
     published = accelerator in set(load_facts("gpu_batches")["accelerator"]) and model == "resnet50"
     ms = pd.Series(gpu_curve(accelerator, GPU_BATCHES, gpu_work(model)), index=GPU_BATCHES)
     return _table(rows, model, ms, "published" if published else "scaled")
+
+
+def _accelerator_of(machine: str) -> str:
+    """Return the accelerator of :file:`accelerators.csv` that a device's name means, by whole words: L4 is no L40S."""
+    words = set(re.split(r"[^A-Za-z0-9]+", machine))
+    known = [name for name in load_facts("accelerators")["accelerator"] if set(name.split("-")) <= words]
+    return max(known, key=len, default="")
 
 
 def gpu_curve(accelerator: str, batches: Sequence[int], work: float) -> np.ndarray:

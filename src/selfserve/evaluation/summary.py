@@ -28,20 +28,22 @@ def systems(table: pd.DataFrame, by: Sequence[str] = ("trace", "scenario", "over
     without violations and with the runs' own), ``least_to_oracle``, ``decisions`` (hash of the logs), ``reason``.
     """
     rows = []
+    shares, ratios = ("slo_violation_pct", "accuracy_violation_pct"), ("to_bound", "cost_to_oracle", "least_to_oracle")
     for place, mine in table.groupby([*by, *SYSTEM, "knob"], sort=False, dropna=False):
         ran, row = _able(mine), dict(zip([*by, *SYSTEM, "knob"], place, strict=True))
         row |= {"runs": len(ran), "reason": "" if len(ran) else mine["reason"].iloc[0]}
         if len(ran):
             cost, requests = ran["cost_usd"], ran["requests"].astype(float)
             row["usd_per_hour"] = cost.sum() / float(ran["scored_s"].sum()) * 3600
-            for key in ("slo_violation_pct", "accuracy_violation_pct"):
+            for key in shares:
                 row[key] = float((ran[key] * requests).sum() / max(1.0, requests.sum()))
             for key, bound in (("to_bound", "bound_usd"), ("cost_to_oracle", "oracle_cost_usd")):
                 row[key] = cost.sum() / ran[bound].sum() if ran[bound].gt(0).all() else np.nan
             row["least_to_oracle"] = ran["cost_to_oracle"].min()
             row["decisions"] = hashlib.sha256("".join(ran["decisions"]).encode()).hexdigest()[:12]
         rows.append(row)
-    return pd.DataFrame(rows)
+    found = pd.DataFrame(rows)  # where nothing ran the columns are there all the same
+    return found.reindex(columns=[*dict.fromkeys([*found, "usd_per_hour", *shares, *ratios, "decisions"])])
 
 
 def score(table: pd.DataFrame) -> pd.Series:

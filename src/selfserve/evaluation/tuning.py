@@ -166,7 +166,7 @@ def tune(
             key = run.digest_of(policy, run.policy_digest(policy), scenario.digest, what, budget, seed)
             path = folder / f"{policy.replace('/', '_').replace(':', '_')}-{name}-{key[:12]}.json"
             if (kept := run.read_json(path)) is not None:
-                done.append(kept)
+                done.append(kept | {"scenario": name, "overrides": overrides})  # as they are written here
             else:
                 live.append(_Tuning(policy, name, overrides, path, search(space, budget, seed)))
     while live:

@@ -20,7 +20,7 @@ def advice(over_time: pd.DataFrame, costs: pd.DataFrame, policy: str) -> Figure:
     step = max(1, len(over_time) // 800)
     shown = over_time.groupby(over_time.index // step).mean()
     load.plot(shown["hour"], shown["load"], color="0.35", linewidth=0.9)
-    load.set(ylabel="requests/s", ylim=(0, None), xlim=(0, shown["hour"].max()))
+    load.set(ylabel="requests/s", ylim=(0, None), xlim=(shown["hour"].min(), shown["hour"].max()))
     load.tick_params(labelbottom=False)
     machines = [name for name in over_time.columns if name not in ("hour", "load", "function_pct")]
     ready.stackplot(

@@ -79,6 +79,6 @@ class RayServe(FleetPolicy):
         sign = (wanted > now) - (wanted < now)
         agreed = self._agreed[pool] = self._agreed[pool] + sign if sign * self._agreed[pool] > 0 else sign
         delay_s = self.up_delay_s if sign > 0 else self.down_delay_s
-        if sign and abs(agreed) > int(delay_s / self.interval_s + 1e-9):
+        if sign and abs(agreed) > delay_s / self.interval_s + 1e-9:
             self._agreed[pool], self._replicas[pool] = 0, wanted
         return ceil(self._replicas[pool] / self.slots(pool))

@@ -6,7 +6,7 @@ import numpy as np
 from numba.cpython.unsafe.numbers import leading_zeros
 
 from selfserve.simulator.jit import ints, kernel, routine
-from selfserve.simulator.state import PER_OCTAVE_BITS, ROW, class_of, item, pool_of
+from selfserve.simulator.state import PER_OCTAVE_BITS, ROW, SECOND_NS, class_of, item, pool_of
 
 
 @kernel
@@ -111,6 +111,9 @@ def begin_interval(w, now):
         pool = pool_of(w, p)
         pool.cold = pool.lost = pool.refused = pool.batches = pool.batched = 0
     w.from_ns, w.until = now, min(now + w.interval, w.end)
+    if w.second > 0:  # arrivals of a second that began before the decision
+        begun = max(0, w.second - 1 - now // SECOND_NS)
+        w.seen_now = w.seen_at + 8 * w.n_classes * min(begun, w.n_seconds_seen - 1)
 
 
 @kernel

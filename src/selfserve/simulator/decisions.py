@@ -25,8 +25,8 @@ def check_orders(decision: Decision, scenario: Scenario, largest: Sequence[int])
         raise InputError(f"decide() returned {_shown(decision)}: right is a Decision")
     pools = [pool.name for pool in scenario.pools]
     machines = _entries("machines", decision.machines, pools)
-    sizes = _entries("batch_max", decision.batch_max or (1,) * len(pools), pools)
-    waits = _entries("batch_wait_s", decision.batch_wait_s or (0.0,) * len(pools), pools)
+    sizes = _entries("batch_max", given(decision.batch_max, 1, len(pools)), pools)
+    waits = _entries("batch_wait_s", given(decision.batch_wait_s, 0.0, len(pools)), pools)
     for name, target, size, wait_s, pool in zip(pools, machines, sizes, waits, scenario.pools, strict=True):
         _require(_whole(target) and 0 <= target < 2**31, f"Decision.machines of pool {name!r}", target, "0, 1, 2, ..")
         _require(_whole(size) and size >= 1, f"Decision.batch_max of pool {name!r}", size, "1, 2, 3, ..")
@@ -35,6 +35,11 @@ def check_orders(decision: Decision, scenario: Scenario, largest: Sequence[int])
             raise InputError(f"pool {name!r}: provisioned containers need a function pool with one model")
     batches = [min(int(size), most) for size, most in zip(sizes, largest, strict=True)]
     return np.array([int(n) for n in machines]), np.array(batches), np.array([to_ns(float(x)) for x in waits])
+
+
+def given(entries: Any, default: float, n: int) -> Any:
+    """Return a decision's entries, ``default`` n times where there are none."""
+    return entries if np.size(entries) and entries is not None else (default,) * n
 
 
 def check_routes(routes: object, scenario: Scenario) -> tuple[tuple[Route, ...], ...]:

@@ -304,7 +304,9 @@ def has_room(w, n):
 def refill(w, stop):
     """Generate the next second's arrivals once those of the last are through; False if arrays must grow first."""
     second = w.second
-    if w.cursor < w.buffered or second >= w.seconds or second * SECOND_NS >= stop:
+    if w.cursor < w.buffered:  # a decision within a second may have brought ensembles, which wait in several queues
+        return has_room(w, w.buffered - w.cursor)
+    if second >= w.seconds or second * SECOND_NS >= stop:
         return True
     n, first = ints(w.counts_at)[second], w.next_id
     if not has_room(w, n):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from selfserve.simulator.draws import U, draw, exponential
 from selfserve.simulator.jit import floats, ints, kernel, routine, shorts
 from selfserve.simulator.slots import busy_until, clear_from, occupy
@@ -33,7 +35,9 @@ def launch(w, now, pool):
     pool.n_booting += 1
     boot = pool.boot
     if pool.own_boot_spread:
-        boot = max(1, (boot * shorts(w.boot_at)[draw(w.keys[3], ident) & U(4095)]) >> 16)
+        factor = np.int64(shorts(w.boot_at)[draw(w.keys[3], ident) & U(4095)])
+        # in two parts: the product of a long boot and its factor is beyond 64 bits
+        boot = max(1, min(NEVER >> 1, (boot >> 16) * factor + (((boot & 65535) * factor) >> 16)))
     m.alive, m.is_ready, m.decided_at = 1, 0, now
     m.running_at = now + pool.pending
     m.ready_at = m.running_at + boot

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from selfserve.protocol import Admit, Then
 from selfserve.simulator import state as s
+from selfserve.simulator.decisions import given
 
 if TYPE_CHECKING:
     from selfserve.protocol import Decision, Observation
@@ -69,9 +71,9 @@ class DecisionLog:
         row: dict[str, Any] = {"time_s": round(seen.time_s - seen.interval_s, 9), "interval_s": seen.interval_s}
         row["reason"] = decision.reason
         for i, p in enumerate(pools):
-            row[f"machines.{p}"] = decision.machines[i]
-            row[f"batch_max.{p}"] = decision.batch_max[i] if decision.batch_max else 1
-            row[f"batch_wait_s.{p}"] = decision.batch_wait_s[i] if decision.batch_wait_s else 0.0
+            row[f"machines.{p}"] = int(decision.machines[i])
+            row[f"batch_max.{p}"] = int(given(decision.batch_max, 1, len(pools))[i])
+            row[f"batch_wait_s.{p}"] = float(given(decision.batch_wait_s, 0.0, len(pools))[i])
         for k, c in enumerate(classes):
             row[f"routes.{c}"] = json.dumps([_route_words(r, pools, models) for r in decision.routes[k]])
         for i, p in enumerate(pools):
@@ -98,15 +100,15 @@ def _route_words(route: Any, pools: list[str], models: list[str]) -> dict[str, A
     """Return a route in names, for the log; only what differs from the defaults."""
     steps = []
     for x in route.steps:
-        step: dict[str, Any] = {"pool": pools[x.pool], "model": models[x.model], "admit": x.admit.name}
+        step: dict[str, Any] = {"pool": pools[x.pool], "model": models[x.model], "admit": Admit(x.admit).name}
         if x.leave_slack_s != -np.inf:
-            step["leave_slack_s"] = x.leave_slack_s
+            step["leave_slack_s"] = float(x.leave_slack_s)
         if x.then:
-            step |= {"then": x.then.name, "unsure_share": x.unsure_share}
+            step |= {"then": Then(x.then).name, "unsure_share": float(x.unsure_share)}
         if x.late_model is not None:
-            step |= {"late_model": models[x.late_model], "late_slack_s": x.late_slack_s}
+            step |= {"late_model": models[x.late_model], "late_slack_s": float(x.late_slack_s)}
         steps.append(step)
-    return {"weight": route.weight, "steps": steps}
+    return {"weight": float(route.weight), "steps": steps}
 
 
 def quantile_s(histogram: np.ndarray, q: float) -> float | None:

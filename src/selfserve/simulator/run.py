@@ -124,9 +124,9 @@ def simulate(
         progress: show a progress bar of simulated time on stderr.
         name: the policy's name in the result.
     """
+    policy.reset(scenario, workload.history)  # which may set its interval
     simulator = Simulator(scenario, workload, policy.interval_s, requests=requests)
     observation = simulator.reset(seed)
-    policy.reset(scenario, workload.history)
     log = DecisionLog(scenario) if decisions else None
     bar = tqdm(total=workload.seconds, unit="s", disable=not progress, desc=name or type(policy).__name__)
     while not simulator.done:

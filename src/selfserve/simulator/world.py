@@ -280,7 +280,8 @@ class World:
 
     def grow(self) -> None:
         """Make room for twice as many requests, and for the next second's."""
-        second = self._kept["counts_at"][int(self["second"])]
+        counts = self._kept["counts_at"]
+        second = counts[min(int(self["second"]), len(counts) - 1)]
         self._make_room(power_of(2, 2 * max(int(self["room"]), int(second))))
 
     def write_routes(self, every: Sequence[Sequence[Route]]) -> None:
@@ -321,7 +322,8 @@ class World:
             table[:n] = self._kept["combos_at"]
         also = combo.then == Then.ALSO
         unsure = np.pad(found.unsure, (0, s.STEPS - len(parts)))
-        marks = np.cumsum([pow(33, part[0].model, 2**64) for part in parts], dtype=np.uint64).view(np.int64)
+        powers = np.array([pow(33, int(part[0].model), 2**64) for part in parts], dtype=np.uint64)
+        marks = np.cumsum(powers, dtype=np.uint64).view(np.int64)
         table[n] = (also, len(parts), models + n, unsure, np.pad(marks, (0, s.STEPS - len(parts))), 0)
         self._point("combos_at", table)
         self.head["n_combos"], self.head["most_stages"] = n + 1, max(self["most_stages"], len(parts) if also else 1)
