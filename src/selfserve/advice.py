@@ -77,11 +77,11 @@ def advise(trace: str, slo_s: float, accuracy_pct: float, scenario: str = "spot"
     window = _middle(whole, MEASURED)
     workload = make_workload(loaded, served, *window, seed)
     short = make_workload(loaded, served, *_middle(whole, TRIED), seed)
-    for part in (workload, short):
-        check_scored(trace, part.start_s, part.seconds, served)
-        if not part.counts[round(served.warmup_s) :].any():
+    for one in (workload, short):
+        check_scored(trace, one.start_s, one.seconds, served)
+        if not one.counts[round(served.warmup_s) :].any():
             raise InputError(
-                f"trace {trace}: no request in {part.seconds} s in its middle; right is a trace that is busy"
+                f"trace {trace}: no request in {one.seconds} s in its middle; right is a trace that is busy"
             )
     least = _bound(workload, served, seed)  # also says if nothing meets the demands
     tried = {name: _run(name, short, served, seed) for name in CANDIDATES if name in policy_names()}

@@ -51,8 +51,8 @@ def simulate(args: argparse.Namespace) -> None:
     if requests is not None and requests == decisions:
         raise InputError(f"--requests and --decisions {requests}: two tables need two files")
     scenario, workload = common.load_window(args)
-    check_scored(workload.trace, workload.start_s, workload.seconds, scenario)
     policy = _policy(args, scenario, workload)
+    check_scored(workload.trace, workload.start_s, workload.seconds, scenario)
     start = time.perf_counter()
     result = run(
         scenario, workload, policy, args.seed, requests=requests is not None, decisions=bool(decisions or figure),

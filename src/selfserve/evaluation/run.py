@@ -192,6 +192,7 @@ def policy_for(
 
         if parameters:
             raise InputError(f"policy clairvoyant has no parameters, {min(parameters)} was given")
+        check_scored(workload.trace, workload.start_s, workload.seconds, scenario)  # before hours are planned
         return make_clairvoyant(workload, scenario, seed)
     return make_policy(spec, **with_hindsight(spec, workload.counts, parameters))
 
