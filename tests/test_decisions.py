@@ -124,3 +124,24 @@ def test_what_a_users_policy_raises_ends_in_one_line(tmp_path, parts, message):
         simulate(SCENARIO, WORKLOAD, make_policy(f"{file}:Mine"))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert "interval" in parts or "mine.py, line" in str(error.value)
+
+
+def test_entries_may_be_arrays_and_numbers_of_numpy_and_are_logged():
+    step = Step(np.int64(0), np.int64(0), 1, leave_slack_s=np.float32(0.5))
+    every = tuple((Route((step, Step(1, 0)), np.int64(1)),) for _ in SCENARIO.classes)
+    orders = Decision(np.array([2, 0]), every, np.array([4, 1]), np.array([0.01, 0.0]))
+
+    class Mine:
+        interval_s = 10.0
+
+        def reset(self, scenario, history):
+            pass
+
+        def decide(self, observation):
+            return orders
+
+    log = simulate(SCENARIO, WORKLOAD, Mine(), decisions=True).decisions
+    assert log["batch_max.vm"].eq(4).all() and log["machines.vm"].eq(2).all()
+    assert (
+        log["routes.strict"].str.contains('"admit": "IF_IDLE"').all() or log["routes.strict"].str.contains("IF_").all()
+    )

@@ -165,6 +165,7 @@ def test_the_reference_holds_tables_and_pictures_of_a_full_run_only(project):
     stale = project / "results" / "reference" / "figures" / "old.png"
     stale.parent.mkdir(parents=True)
     stale.touch()
+    (stale.parents[1] / "README.md").touch()
     assert publish_reference(project) == 2
     kept = sorted(path.name for path in (project / "results" / "reference").rglob("*") if path.is_file())
-    assert kept == ["01_a.csv", "01_a.png"]
+    assert kept == ["01_a.csv", "01_a.png", "README.md"], "what is written by hand stays"

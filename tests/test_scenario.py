@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from selfserve import catalog
+from selfserve.catalog import carry
 from selfserve.errors import InputError
+from selfserve.policies import make_policy
 from selfserve.scenario import FOLDER, NS, load_scenario, scenario_names, service_table
+from selfserve.simulator import simulate
+from selfserve.workload import load_trace, make_workload
 
 STANDARD = (FOLDER / "standard.toml").read_text()
 
@@ -114,6 +118,28 @@ def test_prices_come_from_the_users_own_list_and_edits_take_effect(tmp_path):
     after = load_scenario("standard", {"prices": str(path)})
     assert (before.pools[0].usd_per_hour, after.pools[0].usd_per_hour) == (0.085, 0.17)
     assert before.digest != after.digest
+
+
+def test_a_price_list_may_leave_out_what_is_not_used(tmp_path):
+    import pandas as pd
+
+    path = tmp_path / "prices.csv"
+    listed = pd.read_csv(catalog.ROOT / "prices" / "aws_us_east_1.csv")
+    listed.drop(columns=["provisioned_usd_per_gb_s", "provisioned_duration_usd_per_gb_s"]).to_csv(path, index=False)
+    scenario = load_scenario("standard", {"prices": str(path), "load_machines": 1.0})
+    function = next(p for p in scenario.pools if p.is_function)
+    assert function.usd_per_hour == function.usd_per_busy_hour > 0 == function.usd_per_busy_hour_provisioned
+    policy, workload = make_policy("mixed"), make_workload(load_trace("WITS-twin"), scenario, 0, 900)
+    assert simulate(scenario, workload, policy, 0).summary["cost_usd"] > 0
+
+
+@pytest.mark.parametrize(
+    ("device", "accelerator"),
+    [("NVIDIA L4", "L4"), ("NVIDIA L40S", "L40S"), ("NVIDIA A10G", "A10G"), ("Tesla T4", "T4"),
+     ("NVIDIA A100-SXM4-80GB", "A100-80GB"), ("NVIDIA A100-SXM4-40GB", "A100"), ("Xeon", "")],
+)  # fmt: skip
+def test_a_gpus_profile_is_for_that_gpu_alone(device, accelerator):
+    assert carry._accelerator_of(device) == accelerator
 
 
 def test_service_is_interpolated_between_profiled_batches_and_never_falls():
