@@ -120,9 +120,12 @@ def test_forecasts_are_judged_on_bursty_traces_and_by_what_they_cost():
     error = pd.DataFrame([("WITS", "lstm", 1.0, 0.6), ("WITS", "linear_trend", 2.0, 1.0), ("twitter", "lstm", 3.0, 1.5),
                           ("twitter", "linear_trend", 2.0, 1.0)],
                          columns=["trace", "forecaster", "rmse", "relative"])  # fmt: skip
-    cost = pd.DataFrame([("lstm", 1.05), ("linear_trend", 1.0)], columns=["forecaster", "cost_ratio"])
+    cost = pd.DataFrame([("mark", "WITS", "lstm", 1.05, 0.2), ("mark", "WITS", "linear_trend", 1.0, 0.1),
+                         ("cocktail", "WITS", "lstm", 1.3, 0.2), ("cocktail", "WITS", "linear_trend", 1.0, 9.0)],
+                        columns=["policy", "trace", "forecaster", "cost_ratio", "slo_violation_pct"])  # fmt: skip
     found = forecasts.judge_forecasts(error, cost)
     assert found["verdict"] == "reproduced" and "twitter: LSTM 1.50" in found["measured"]
+    assert "(1 of 2 runs) cost changes by up to 5.0%" in found["measured"], "a run that is late saves nothing"
     assert forecasts.judge_forecasts(error.assign(relative=0.9), cost)["verdict"] == "partly"
 
 
