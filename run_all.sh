@@ -11,7 +11,7 @@ Usage: ./run_all.sh [COMMAND] [--force]
   quick          the same on small synthetic traces, to see that everything works
   test           set up, then linters, types, tests and every notebook in quick mode
   setup          make .venv and install the pinned packages; instant when nothing changed
-  retrain        train the ten nets of the controller anew, into results/controllers (an hour)
+  retrain        train the ten nets of the controller anew, into results/controllers (an hour; what is there is kept)
   lab [ARGS]     open JupyterLab on the notebooks; ARGS go to jupyter lab
   --force        run notebooks again even if nothing they depend on has changed
   --help         this text

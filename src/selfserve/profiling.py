@@ -88,7 +88,7 @@ def profile(
             slots = 1 if device == "cuda" else max(1, cores // thread)
             weights = import_torchvision().models.get_model_weights(model).DEFAULT
             pixels = int(weights.transforms.keywords["crop_size"])  # the side of the image they were made for
-            job = _Job(model, _save_model(model, Path(folder)), pixels, device, thread, tuple(sorted(batches)),
+            job = _Job(model, _save_model(model, Path(folder)), pixels, device, thread, tuple(sorted(set(batches))),
                        rounds, block_s, least_runs)  # fmt: skip
             about = _machine(device) | {"cores": cores, "load_1m": os.getloadavg()[0]}
             rows += [row | about for row in _measure_again(job, slots, attempts)]

@@ -185,7 +185,9 @@ def evolve(
 
     rng, low, wide = np.random.default_rng(seed), bounds[:, 0], bounds[:, 1] - bounds[:, 0]
     unit = np.clip((start - low) / wide, 0.02, 0.98)
-    search = CMA(unit, sigma, bounds=np.tile([0.0, 1.0], (len(start), 1)), seed=seed, population_size=population)
+    search = CMA(
+        unit, sigma, bounds=np.tile([0.0, 1.0], (len(start), 1)), seed=seed % 2**32, population_size=population
+    )
     order: list[int] = []
     for generation in tqdm(range(generations), desc="CMA-ES", unit="generation", disable=quiet):
         order = order if len(order) >= batch else [*order, *rng.permutation(len(played)).tolist()]

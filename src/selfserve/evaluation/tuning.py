@@ -115,7 +115,7 @@ def search(space: Space, budget: int, seed: int) -> Search:
     if not space.numbers or left < 1:
         return
     chosen = best[1]
-    optimiser = CMA(space.authors, 0.25, bounds=np.tile([0.0, 1.0], (len(space.authors), 1)), seed=seed)
+    optimiser = CMA(space.authors, 0.25, bounds=np.tile([0.0, 1.0], (len(space.authors), 1)), seed=seed % 2**32)
     while left > 0:
         points = [optimiser.ask() for _ in range(optimiser.population_size)]
         tries = [chosen | space.decode(point) for point in points[:left]]
