@@ -126,10 +126,23 @@ def test_a_window_alone_costs_what_it_costs_among_others(played):
 
 def test_an_ablation_leaves_out_what_it_names():
     played = training.episodes("train", range(12), 900, 3, twins=True)
-    flock = Flock([e.case for e in played if any(p.market == "spot" for p in e.scenario.pools)])
-    usual, alone = (study.helm(method)(flock) for method in ("analytic", "no spot"))
-    assert (usual.settings()[:, AT["spot_share"]] > 0).any()
-    assert (alone.settings()[:, AT["spot_share"]] == 0).all()
+    played = [e for e in played if any(p.market == "spot" for p in e.scenario.pools)]
+    spot = np.array([[p.market == "spot" for p in e.scenario.pools] for e in played])
+
+    def most_spot_machines(method):
+        ordered = []
+
+        def recorded(flock):
+            pilot = study.helm(method)(flock)
+            orders = pilot.orders
+            pilot.orders = lambda: ordered.append(orders()) or ordered[-1]
+            return pilot
+
+        training.rollout(played, recorded)
+        return np.max([(o.machines * spot).sum(axis=1) for o in ordered], axis=0)
+
+    assert (most_spot_machines("analytic") > 0).all() and not most_spot_machines("no spot").any()
+    flock = Flock([e.case for e in played])
     hasty = study.helm("no deferral")(flock).settings()[:, AT["leave_margin"]]
     fastest_s = min(p.service_s(m) for c in flock.cases for p in c.scenario.pools for m in p.models)
     assert (hasty * fastest_s > flock.slo_s.max(axis=1)).all(), "nobody waits where a function could answer"

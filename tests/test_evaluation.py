@@ -1,5 +1,6 @@
 """The table of runs: the same bytes whatever happened on the way, honest windows, equal tuning, what the table says."""
 
+import subprocess
 import sys
 from math import inf
 
@@ -493,3 +494,13 @@ def test_a_cluster_needs_the_extra(trace, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(arguments(trace, tmp_path / "out", "--ray", "auto")) == 2
     assert "pip install -r requirements-live.txt" in capsys.readouterr().err
+
+
+def test_a_run_is_of_another_version_whatever_it_is_computed_with_changes():
+    """Replays of the controller go through training, environment and vector: none may be left out of the hash."""
+    code = "import sys, selfserve.bound, selfserve.simulator, selfserve.training, selfserve.policies.analytic\n"
+    code += "print(*(m for m in sys.modules if m.startswith('selfserve.')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    parts = {name.split(".")[1] for name in loaded}
+    assert {"vector", "environment", "training", "simulator"} <= parts
+    assert not parts & {name.removesuffix(".py") for name in run._NOT_COMPUTED_WITH}

@@ -99,12 +99,11 @@ def advise(trace: str, slo_s: float, accuracy_pct: float, scenario: str = "spot"
         "bound_month_usd": least * scale,
         "cost_to_bound": results[best].summary["cost_usd"] / own if own else None,
     }
-    over_time = _over_time(results[best], served)
-    begin_h = workload.start_s / 3600
-    record["machines_by_hour"] = _by_hour(over_time, served, begin_h)
-    scored = over_time[over_time["hour"] >= served.warmup_s / 3600]
-    mean = record["machines_mean"] = float(scored[_machines(served)].sum(axis=1).mean())
-    over_time["hour"] += begin_h
+    over_time = _over_time(results[best], served, workload.start_s)
+    scored = over_time[over_time["hour"] >= (workload.start_s + served.warmup_s) / 3600]
+    ready = scored[[p.name for p in served.pools if not p.is_function]].sum(axis=1)
+    record["machines_by_hour"] = _by_hour(scored, ready)
+    mean = record["machines_mean"] = float(ready.mean())
     part = _month(short, whole, served)
     record["tried"] = {name: {"month_usd": _usd(r, part), **_missed(r)} for name, r in tried.items()}
     record["assumptions"] = _assumptions(whole, workload, short, served, mean)
@@ -172,34 +171,27 @@ def _what_serves(result: Result, scenario: Scenario) -> dict[str, Any]:
     return {"models_pct": models, "resources": pools}
 
 
-def _over_time(result: Result, scenario: Scenario) -> pd.DataFrame:
+def _over_time(result: Result, scenario: Scenario, start_s: int) -> pd.DataFrame:
     log = result.decisions
     assert log is not None  # asked for
-    machines = _machines(scenario)
+    machines = [p.name for p in scenario.pools if not p.is_function]
     functions = [p.name for p in scenario.pools if p.is_function]
     answers = {p.name: log.filter(like=f"served.{p.name}.").sum(axis=1) for p in scenario.pools}
     total = sum(answers.values())
-    frame = pd.DataFrame({"hour": log["time_s"] / 3600, "load": log["arrivals.all"] / log["interval_s"]})
+    frame = pd.DataFrame({"hour": (start_s + log["time_s"]) / 3600, "load": log["arrivals.all"] / log["interval_s"]})
     frame = frame.assign(**{name: log[f"ready.{name}"] for name in machines})
     by_functions = sum((answers[name] for name in functions), start=0 * log["time_s"])
     return frame.assign(function_pct=100 * by_functions / total.where(total > 0))
 
 
-def _machines(scenario: Scenario) -> list[str]:
-    return [p.name for p in scenario.pools if not p.is_function]
-
-
-def _by_hour(over_time: pd.DataFrame, scenario: Scenario, begin_h: float) -> list[dict[str, float]]:
-    """Return mean requests/s and mean and most machines of each hour of the trace, the warm-up left out."""
-    machines = _machines(scenario)
-    scored = over_time[over_time["hour"] >= scenario.warmup_s / 3600]
-    rows = []
-    for hour, mine in scored.groupby((scored["hour"] + begin_h).astype(int)):
-        total = mine[machines].sum(axis=1)
-        rows.append(
-            {"hour": float(hour), "requests_per_s": mine["load"].mean(), "mean": total.mean(), "most": total.max()}
-        )
-    return rows
+def _by_hour(scored: pd.DataFrame, ready: pd.Series) -> list[dict[str, float]]:
+    """Return mean requests/s and mean and most machines of each hour of the trace."""
+    hour = scored["hour"].astype(int)
+    found = pd.DataFrame({
+        "requests_per_s": scored["load"].groupby(hour).mean(),
+        "mean": ready.groupby(hour).mean(), "most": ready.groupby(hour).max(),
+    })  # fmt: skip
+    return [{"hour": float(hour), **row} for hour, row in found.to_dict("index").items()]
 
 
 def _assumptions(

@@ -289,6 +289,7 @@ class Controller:
     waits: bool = True
     replay: Replay | None = field(init=False, default=None, repr=False)
     layers: Layers = field(init=False, default=(), repr=False)
+    card: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
 
     def load(self, file: str | Path | None) -> None:
         """Take the net of a file."""
@@ -300,7 +301,7 @@ class Controller:
         self._own = getattr(self, "_own", self.interval_s)
         self.interval_s = self._own or scenario.interval_s
         case, note = Case(scenario, history, self.interval_s, cascades=self.cascades), ""
-        every = getattr(self, "card", {}).get("every", 1)
+        every = self.card.get("every", 1)
         if self.replay is None:
             self.pilot: Corrected = Corrected(Flock([case]), self.layers, every=every)
         else:

@@ -28,10 +28,11 @@ def systems(table: pd.DataFrame, by: Sequence[str] = ("trace", "scenario", "over
     without violations and with the runs' own), ``least_to_oracle``, ``decisions`` (hash of the logs), ``reason``.
     """
     rows = []
-    shares, ratios = ("slo_violation_pct", "accuracy_violation_pct"), ("to_bound", "cost_to_oracle", "least_to_oracle")
+    shares = ("slo_violation_pct", "accuracy_violation_pct")
+    known = ("usd_per_hour", *shares, "to_bound", "cost_to_oracle", "least_to_oracle", "decisions")
     for place, mine in table.groupby([*by, *SYSTEM, "knob"], sort=False, dropna=False):
         ran, row = _able(mine), dict(zip([*by, *SYSTEM, "knob"], place, strict=True))
-        row |= {"runs": len(ran), "reason": "" if len(ran) else mine["reason"].iloc[0]}
+        row |= {"runs": len(ran), "reason": "" if len(ran) else mine["reason"].iloc[0]} | dict.fromkeys(known, np.nan)
         if len(ran):
             cost, requests = ran["cost_usd"], ran["requests"].astype(float)
             row["usd_per_hour"] = cost.sum() / float(ran["scored_s"].sum()) * 3600
@@ -42,8 +43,7 @@ def systems(table: pd.DataFrame, by: Sequence[str] = ("trace", "scenario", "over
             row["least_to_oracle"] = ran["cost_to_oracle"].min()
             row["decisions"] = hashlib.sha256("".join(ran["decisions"]).encode()).hexdigest()[:12]
         rows.append(row)
-    found = pd.DataFrame(rows)  # where nothing ran the columns are there all the same
-    return found.reindex(columns=[*dict.fromkeys([*found, "usd_per_hour", *shares, *ratios, "decisions"])])
+    return pd.DataFrame(rows)
 
 
 def score(table: pd.DataFrame) -> pd.Series:

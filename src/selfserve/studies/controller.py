@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed
-from scipy.special import ndtr
 from scipy.stats import trim_mean
 from tqdm.auto import tqdm
 
@@ -53,11 +52,8 @@ class _AtHome(Pilot):
     """Formulas that leave spot machines alone."""
 
     def __init__(self, flock: Flock) -> None:
-        super().__init__(flock, multipliers({"spot_share": 0.0}))
-        self._price = ndtr(-self._pays)
-
-    def _spot_share(self, share: np.ndarray) -> np.ndarray:
-        return np.zeros_like(share)
+        flock.has_spot = np.zeros_like(flock.has_spot)
+        super().__init__(flock)
 
 
 class _Hasty(Pilot):

@@ -9,6 +9,7 @@ import pandas as pd
 from selfserve.evaluation import run
 from selfserve.forecast import FORECASTERS, error_table
 from selfserve.studies.claims import judge
+from selfserve.studies.headlines import LATE_PCT
 from selfserve.traces import split_ranges
 
 BURSTY = ("WITS", "berkeley")
@@ -17,8 +18,6 @@ AHEAD_S = 7200
 """Seconds of a trace's evaluation part on which forecasts are judged."""
 USERS = {"mark": "predictor", "forecast_milp": "forecaster", "cocktail": "forecaster"}
 """Systems that follow a forecast, and the parameter that names it."""
-LATE_PCT = 1.0
-"""Costs of two runs are compared where neither has more late requests."""
 
 
 def errors(quick: bool, seed: int = 0) -> pd.DataFrame:
