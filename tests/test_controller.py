@@ -400,3 +400,16 @@ def test_spot_machines_serve_alone_or_not_at_all():
         assert ready.pop(market) > 0 and not any(ready.values())
         assert not run.decisions["reason"].str.contains("failed").any()
         assert run.summary["slo_violation_pct"] < 0.5 and run.summary["accuracy_violation_pct"] == 0
+
+
+@pytest.mark.parametrize("name", ["controller", "tuned"])
+def test_functions_alone_answer_each_class_the_cheapest_way(name):
+    """Where there are no machines there is nothing to plan: what is left is which models, and no run ends."""
+    scenario = load_scenario("standard", {"rate_scale": 0.2})
+    scenario = replace(scenario, pools=tuple(p for p in scenario.pools if p.is_function))
+    workload = make_workload(load_trace("WITS-twin"), scenario, 20_000, 1200, 0)
+    run = simulate(scenario, workload, make_policy(name), 0).summary
+    single = simulate(scenario, workload, make_policy(name, cascades=False), 0).summary
+    for found in (run, single):
+        assert found["vm_cost_usd"] == 0 and found["accuracy_violation_pct"] == 0 and found["slo_violation_pct"] < 0.5
+    assert run["cost_usd"] < 0.9 * single["cost_usd"], "two models in turn are less work"

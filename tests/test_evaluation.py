@@ -504,3 +504,11 @@ def test_a_run_is_of_another_version_whatever_it_is_computed_with_changes():
     parts = {name.split(".")[1] for name in loaded}
     assert {"vector", "environment", "training", "simulator"} <= parts
     assert not parts & {name.removesuffix(".py") for name in run._NOT_COMPUTED_WITH}
+
+
+def test_training_windows_are_longer_where_the_warm_up_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SELFSERVE_RESULTS", str(tmp_path))
+    assert main(["evaluate", "--policies", "static", "--traces", "WITS-twin", "--windows", "1", "--length-s", "1900",
+                 "--scenario-set", "load_machines=2", "--scenario-set", "warmup_s=1800", "--tune", "2", "--jobs", "1",
+                 "--out", str(tmp_path / "out")]) == 0, capsys.readouterr().err  # fmt: skip
+    assert set(pd.read_parquet(tmp_path / "out" / "runs.parquet")["kind"]) == {"authors", "tuned"}

@@ -50,6 +50,29 @@ def test_reactive_gives_idle_machines_back_after_three_minutes():
     assert machines_over_time(make_policy("reactive", keep_s=0), ONE_CLASS, [400, 40]) == [0, 10, 1]
 
 
+@pytest.mark.parametrize("name", policy_names())
+def test_every_system_runs_on_spot_machines_where_there_are_no_others(name):
+    scenario = load_scenario("spot", {"load_machines": 3.0})
+    scenario = dataclasses.replace(scenario, pools=tuple(p for p in scenario.pools if p.market != "on_demand"))
+    workload = make_workload(load_trace("WITS-twin"), scenario, 20_000, 900, 0)
+    policy = make_policy(name, **told(name, 1.2 * float(workload.counts.mean())))
+    found = simulate(scenario, workload, policy, 0)
+    assert found.summary["requests"] == found.summary["answered"] + found.summary["rejected"] > 0
+    assert name == "batch" or found.summary["vm_cost_usd"] > 0
+
+
+def test_a_given_fleet_is_spread_over_the_pools_that_serve():
+    """The strict class has a pool of its own here: all machines in the other one would leave it unserved."""
+    strict = make_pool("strict", services=(0.02, 0.05, None, None))
+    relaxed = make_pool("relaxed", services=(None, None, 0.6, None))
+    scenario = make_scenario((strict, relaxed, make_pool("fn", "function")), (STRICT, RELAXED))
+    for name in ("static", "clipper"):
+        policy = make_policy(name, machines=10)
+        policy.reset(scenario, np.zeros(0))
+        # 0.5 requests of 0.05 s beside 0.2 of 0.6 s
+        assert policy.decide(observe(scenario, 0.0)).machines == (2, 8, 0)
+
+
 def test_waiting_requests_are_demand_but_not_to_spock():
     for name, machines in (("reactive", 12), ("mixed", 12), ("spock", 10)):
         policy = make_policy(name, **({"policy": "reactive"} if name == "spock" else {}))

@@ -246,6 +246,13 @@ def test_clipper_has_a_fleet_for_the_busiest_minute_in_full_batches_where_these_
     )
 
 
+@pytest.mark.parametrize(("name", "machines"), [("knative", 4), ("ray_serve", 4), ("target_tracking", 8)])
+def test_a_stated_minimum_is_kept_whatever_the_ceiling(name, machines):
+    """Eight of what the system counts: two pods or replicas fit on a machine."""
+    policy = make_policy(name, minimum=8, ceiling=1.0)
+    assert machines_over_time(policy, ONE_CLASS, [10.0] * 20, policy.interval_s)[-1] == machines
+
+
 def test_mark_rents_spot_machines_only_where_it_is_told_to():
     pools = [make_pool("vm"), make_pool("spot", "spot", usd=0.03), make_pool("fn", "function", usd=0.4)]
     scenario = make_scenario(pools=pools, classes=[ONE])

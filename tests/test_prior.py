@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pandas as pd
 import pytest
 
 from selfserve.figures import prior as figures
-from selfserve.policies import parameter_names, policy_names
+from selfserve.policies import make_policy, parameter_names, policy_names
 from selfserve.scenario import load_scenario
+from selfserve.simulator import simulate
 from selfserve.studies import prior, prior_claims
-from selfserve.workload import load_trace, split_ranges
+from selfserve.workload import load_trace, make_workload, split_ranges
 
 ROOT = Path(__file__).parents[1]
 WINDOW = (60000, 900)
@@ -273,3 +275,12 @@ def test_the_notebook_is_thin_and_judges_every_claim():
     code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
     assert all(len(source.splitlines()) <= 25 and "def " not in source for source in code)
     assert any("verdicts(" in source for source in code)
+
+
+def test_load_and_capacity_of_functions_alone():
+    scenario = load_scenario("standard", {"rate_scale": 0.2})
+    scenario = replace(scenario, pools=tuple(p for p in scenario.pools if p.is_function))
+    workload = make_workload(load_trace("WITS-twin"), scenario, 20_000, 900, 0)
+    rows = prior.over_time(simulate(scenario, workload, make_policy("batch"), 0, decisions=True).decisions, scenario)
+    assert (rows["function_pct"].dropna() == 100).all() and not rows["ready"].any()
+    assert rows["load"].mean() > 0

@@ -57,6 +57,20 @@ def test_instance_facts_come_from_ec2(server):
     assert facts["g4dn.xlarge"]["accelerator"] == "T4" and "accelerator" not in facts["c6i.large"]
 
 
+def test_accelerators_that_are_no_gpus_are_read_too():
+    """Inferentia and Trainium are Neuron devices (EC2 API, InstanceTypeInfo), not GPUs."""
+    ec2, device = client("ec2"), {"Count": 1, "Name": "Inferentia2", "MemoryInfo": {"SizeInMiB": 32768}}
+    one = {"InstanceType": "inf2.xlarge", "VCpuInfo": {"DefaultVCpus": 4}, "MemoryInfo": {"SizeInMiB": 16384}}
+    with Stubber(ec2) as stub:
+        stub.add_response(
+            "describe_instance_types", {"InstanceTypes": [one | {"NeuronInfo": {"NeuronDevices": [device]}}]}
+        )
+        facts = r.instance_facts(ec2, ["inf2.xlarge"])
+    assert facts["inf2.xlarge"] == {
+        "vcpu": 4, "memory_gib": 16.0, "accelerator": "Inferentia2", "accelerator_count": 1, "gpu_memory_gib": 32.0,
+    }  # fmt: skip
+
+
 def test_spot_history_is_read_over_all_pages():
     ec2 = client("ec2")
     row = lambda usd: {"InstanceType": "c6i.large", "SpotPrice": str(usd), "Timestamp": datetime.now(UTC)}  # noqa: E731

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from selfserve.analytic import MULTIPLIERS, NAMES, Pilot, multipliers
 from selfserve.errors import InputError
 from selfserve.features import ACTIONS, FARTHEST, FILTER, OBSERVATIONS, Case, Flock, Orders, Seen
+from selfserve.planner import functions_alone
 from selfserve.protocol import Decision, Observation
 from selfserve.scenario import Scenario
 
@@ -300,6 +301,9 @@ class Controller:
         """Start a run; batches and constants are retuned on the history where a replay was handed in."""
         self._own = getattr(self, "_own", self.interval_s)
         self.interval_s = self._own or scenario.interval_s
+        self._only = functions_alone(scenario, cascades=self.cascades)
+        if self._only:  # nothing to plan
+            return
         case, note = Case(scenario, history, self.interval_s, cascades=self.cascades), ""
         every = self.card.get("every", 1)
         if self.replay is None:
@@ -312,6 +316,8 @@ class Controller:
 
     def decide(self, observation: Observation) -> Decision:
         """Take in the last interval and decide."""
+        if self._only:
+            return self._only
         wrong = unusable(observation)
         if wrong:
             return self._doubt(wrong)

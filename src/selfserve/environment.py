@@ -169,7 +169,7 @@ def _unit_work_usd(case: Case) -> np.ndarray:
 
     So it knows nothing of how the planner serves, and costs of different planners compare.
     """
-    alone = ResourceSelector(case.scenario, case.state.selector, case.scenario.pools[case.homes[0]].market)
+    alone = ResourceSelector(case.scenario, case.state.selector)
     return np.array([alone.cost_usd(k, p) for k, p in enumerate(alone.pool_of)])
 
 

@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from selfserve.errors import require
-from selfserve.protocol import Admit, Decision, Observation, Route, Step
+from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
-from selfserve.selector import Mix, ModelChoice, ModelSelector, a_request
+from selfserve.selector import Cascade, Mix, ModelChoice, ModelSelector, Way, Ways, a_request
 
 Overflow = Literal["never", "idle", "fits", "last_moment"]
 
@@ -153,6 +153,32 @@ class FunctionConfigurator:
         return spec.usd_per_busy_hour * spec.service_s(model, batch) / 3600 + spec.usd_per_request
 
 
+def functions_alone(scenario: Scenario, models: ModelChoice = "cheapest", cascades: bool = True) -> Decision | None:
+    """Return the one decision that there is where all pools are functions: the cheapest way of each class, warm.
+
+    None where there are machines, and so something to plan.
+    """
+    if not all(pool.is_function for pool in scenario.pools):
+        return None
+    selector, routes = ModelSelector(scenario, models), []
+    functions = FunctionConfigurator(scenario, selector)
+    for k in range(len(scenario.classes)):
+        able = [p for p in functions.pools if selector.serves(k, p)] or functions.pools
+        options: list[tuple[int, Ways]] = [(p, selector.mix(k, p)) for p in able]
+        for p in able if cascades else ():
+            if found := selector.cascade(k, p, 1, 1.0, scenario.pools[p].models):
+                options.append((p, ((found, 1.0),)))
+        pool, ways = min(options, key=lambda option: a_request(option[1], partial(functions.cost_usd, option[0])))
+        routes.append(tuple(Route(_called(pool, way), share) for way, share in ways))
+    return Decision((0,) * len(scenario.pools), tuple(routes), reason="functions alone")
+
+
+def _called(pool: int, way: Way) -> tuple[Step, ...]:
+    if not isinstance(way, Cascade):
+        return (Step(pool, way),)
+    return Step(pool, way.cheap, then=Then.IF_UNSURE, unsure_share=way.unsure_share), Step(pool, way.better)
+
+
 class ResourceSelector:
     """Which VM pool serves each class, and how many machines a load needs there.
 
@@ -162,7 +188,7 @@ class ResourceSelector:
     Args:
         scenario: the pools.
         selector: the models per class and pool.
-        market: market of the pools to choose from.
+        market: market of the pools to choose from (default: on_demand, or spot where there are no others).
         pool: name of the one pool to use instead.
         batch_share: share of the SLOs that batches may use up (of :meth:`ModelSelector.batch`); 0: no batches. Only
             pools where a full batch at least halves the work of a request (GPUs) have any.
@@ -176,7 +202,7 @@ class ResourceSelector:
         self,
         scenario: Scenario,
         selector: ModelSelector,
-        market: str = "on_demand",
+        market: str | None = None,
         pool: str | None = None,
         batch_share: float = 0.0,
         own_share: float = 0.0,
@@ -188,14 +214,15 @@ class ResourceSelector:
         """[P] batches that the pools' machines are believed to be filled with."""
         self.batch_wait_s = tuple(wait_s for _, wait_s in batches)
         """[P] seconds that these may wait to fill."""
-        names = [p.name for p in scenario.pools]
+        names, markets = [p.name for p in scenario.pools], {p.market for p in scenario.pools}
+        self.market = market or ("spot" if "spot" in markets and "on_demand" not in markets else "on_demand")
         if pool is not None:
             known = [p.name for p in scenario.pools if not p.is_function]
             require(pool in known, f"policy: pool={pool}: scenario {scenario.name} has the VM pools {', '.join(known)}")
             candidates = [names.index(pool)]
         else:
-            candidates = [i for i, p in enumerate(scenario.pools) if p.market == market]
-            what = f"scenario {scenario.name} has no {market} VM pool (pools: {', '.join(names)})"
+            candidates = [i for i, p in enumerate(scenario.pools) if p.market == self.market]
+            what = f"scenario {scenario.name} has no {self.market} VM pool (pools: {', '.join(names)})"
             require(bool(candidates), f"policy needs one: {what}")
         self.pool_of = self._assign(candidates)
         self.mixes: tuple[Mix, ...] = tuple(selector.mix(k, p) for k, p in enumerate(self.pool_of))
@@ -246,6 +273,12 @@ class ResourceSelector:
         """Return the machine-seconds that waiting requests [P, K] will take in their VM pools, shape [P]."""
         return (self._machines_per_rate * queued).sum(axis=1)
 
+    def spread(self, machines: int) -> list[int]:
+        """Return so many machines in all, spread over the pools in use as the classes' stated shares load them."""
+        load = self.load(np.array([c.share for c in self.scenario.classes]))
+        ends = np.rint(machines * np.cumsum(load) / load.sum()).astype(int)
+        return [int(n) for n in np.diff(ends, prepend=0)]
+
     def machines(self, load: np.ndarray) -> list[int]:
         """Return the least whole machines per pool that carry a load (of :meth:`load`, shape [P]), length P."""
         # The small allowance keeps a load of exactly n machines at n in floating point.
@@ -262,7 +295,7 @@ class Planner:
         history: requests per second before the run, shape [seconds].
         interval_s: the policy's interval.
         models: how the model selector chooses.
-        pool: name of the VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        pool: name of the VM pool to use (default: the cheapest that serves the classes).
         keep_s: seconds that a machine stays after the load last needed it. A busy machine is never given up.
         drain_s: seconds in which machines are to work off what waits now, on top of the load (default: the time that a
             new machine takes to come up; ``inf``: waiting requests launch nothing).

@@ -118,7 +118,7 @@ class Steering:
         self.functions = FunctionConfigurator(scenario, self.selector)
         select = partial(ResourceSelector, scenario, self.selector, batch_share=batch_share, own_share=own_share)
         markets = {p.market for p in scenario.pools}
-        self.homes = select("spot" if "spot" in markets and "on_demand" not in markets else "on_demand", pool=pool)
+        self.homes = select(pool=pool)
         for spots in (select("spot"), None) if {"spot", "on_demand"} <= markets else (None,):
             self.spots, self.batches = spots, self.homes.batches
             self._mixes: dict[tuple[int, int, float], tuple[Ways, float]] = {}

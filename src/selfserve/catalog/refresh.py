@@ -67,12 +67,12 @@ def instance_facts(ec2: Any, wanted: Sequence[str]) -> dict[str, dict[str, Any]]
     facts = {}
     for page in ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=list(wanted)):
         for one in page["InstanceTypes"]:
-            gpus = one.get("GpuInfo", {}).get("Gpus", [])
+            devices = one.get("GpuInfo", {}).get("Gpus") or one.get("NeuronInfo", {}).get("NeuronDevices") or []
             facts[one["InstanceType"]] = {
                 "vcpu": one["VCpuInfo"]["DefaultVCpus"],
                 "memory_gib": one["MemoryInfo"]["SizeInMiB"] / 1024,
-            } | ({"accelerator": gpus[0]["Name"], "accelerator_count": gpus[0]["Count"],
-                  "gpu_memory_gib": gpus[0]["MemoryInfo"]["SizeInMiB"] / 1024} if gpus else {})  # fmt: skip
+            } | ({"accelerator": devices[0]["Name"], "accelerator_count": devices[0]["Count"],
+                  "gpu_memory_gib": devices[0]["MemoryInfo"]["SizeInMiB"] / 1024} if devices else {})  # fmt: skip
     return facts
 
 

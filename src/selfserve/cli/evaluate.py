@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,9 @@ def _tuned(
     from selfserve.evaluation import run, tuning
     from selfserve.figures.style import results_dir
 
-    training = tuning.training_windows(traces) if budget else []
+    scored_from_s = ceil(max(run.scenario_of(*scenario).warmup_s for scenario in scenarios))
+    length_s = max(tuning.LENGTH_S, scored_from_s + tuning.LEAST_SCORED_S)
+    training = tuning.training_windows(traces, length_s) if budget else []
     if budget and not training:
         print("none of the traces has a training part: authors' parameters only", file=sys.stderr)
     if not training:

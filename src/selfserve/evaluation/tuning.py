@@ -28,8 +28,8 @@ TARGET_PCT = 0.1
 """Violations that a system may have at no penalty, percent of the requests."""
 PENALTY = 0.5
 """Per percentage point over the target: a tenth of a point costs as much as 5% more dollars."""
-LENGTH_S = 1800
-"""Length of a training window, warm-up included."""
+LENGTH_S, LEAST_SCORED_S = 1800, 1200
+"""Length of a training window, warm-up included; seconds of it that are scored at least, however long that is."""
 IMPOSSIBLE = 1e3
 """Objective of parameters that a policy or scenario refuses."""
 HOPELESS = 1.0

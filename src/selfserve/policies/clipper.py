@@ -80,8 +80,7 @@ class Clipper(Limited):
         shares = np.array([c.share for c in scenario.classes])
         fleet = planner.resources.machines(planner.resources.load(self.headroom * peak * shares / shares.sum()))
         if self.machines is not None:
-            home = max(range(len(scenario.pools)), key=pool_of.count)
-            fleet = [self.machines if p == home else 0 for p in range(len(scenario.pools))]
+            fleet = planner.resources.spread(self.machines)
         elif self.scaling == "static":
             wanted = "give machines=N, peak_rate=REQUESTS_PER_S or scaling=reactive"
             known = self.peak_rate is not None or len(history) > 0

@@ -26,12 +26,14 @@ class FleetPolicy(Limited):
         models: how the models of a class are chosen.
         pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
         ceiling: most machines, over those that the busiest minute so far kept busy (what an operator sets as maximum).
+        minimum: least of what the system counts (machines, pods, replicas), whatever the ceiling.
     """
 
     name: ClassVar[str]
-    limits: ClassVar = {"above 0": "interval_s", "1 or more, or inf": "ceiling"}
+    limits: ClassVar = {"above 0": "interval_s", "1 or more, or inf": "ceiling", "0 or more": "minimum"}
     interval_s: float = 60.0
     ceiling: float = inf
+    minimum: int = 1
     models: ModelChoice = "cheapest"
     pool: str | None = None
     planner: Planner = field(init=False, repr=False)
@@ -55,10 +57,16 @@ class FleetPolicy(Limited):
         resources, spec = self.planner.resources, self.planner.scenario.pools
         self._busiest = np.maximum(self._busiest, resources.load(self.planner.monitor.rate(60)))
         for p in self.homes:
-            most = max(1, ceil(self.ceiling * self._busiest[p] - 1e-6)) if self.ceiling < inf else spec[p].max_machines
-            self.targets[p] = min(self.machines(p, observation), most, spec[p].max_machines)
+            most = spec[p].max_machines
+            if self.ceiling < inf:
+                most = min(most, max(1, self.least(p), ceil(self.ceiling * self._busiest[p] - 1e-6)))
+            self.targets[p] = min(self.machines(p, observation), most)
         machines = tuple(self.targets.get(p, 0) for p in range(len(self.planner.scenario.pools)))
         return Decision(machines, self.routes, reason=f"{sum(machines)} machines by its own metric")
+
+    def least(self, pool: int) -> int:
+        """Return the machines of ``minimum`` pods or replicas, of which a slot holds one."""
+        return ceil(self.minimum / self.slots(pool))
 
     def start(self, pool: int) -> None:
         """Forget what was seen of ``pool``."""

@@ -37,7 +37,6 @@ class Knative(FleetPolicy):
         up_rate: largest growth over ready pods.
         down_rate: largest shrinkage.
         grace_s: seconds without demand before the last pod goes.
-        minimum: least pods.
     """
 
     name: ClassVar[str] = "knative"
@@ -53,7 +52,7 @@ class Knative(FleetPolicy):
     limits: ClassVar = {
         "above 0": "concurrency utilization window_s panic_share",
         "above 1": "panic_threshold up_rate down_rate",
-        "0 or more, or inf": "grace_s minimum",
+        "0 or more, or inf": "grace_s",
     }
     interval_s: float = 2.0
     ceiling: float = 2.5
@@ -65,7 +64,6 @@ class Knative(FleetPolicy):
     up_rate: float = 1000.0
     down_rate: float = 2.0
     grace_s: float = 30.0
-    minimum: int = 1
 
     def start(self, pool: int) -> None:
         """Begin with the pods for the history's load, where there is one."""
@@ -73,7 +71,7 @@ class Knative(FleetPolicy):
         self._panic_s = {p: -inf for p in self.homes}
         self._panic_pods = dict.fromkeys(self.homes, 0)
         self._needed_s = dict.fromkeys(self.homes, -inf)
-        self.targets[pool] = ceil(max(self.minimum / self.slots(pool), self.expected(pool) - 1e-9))
+        self.targets[pool] = max(self.least(pool), ceil(self.expected(pool) - 1e-9))
 
     def machines(self, pool: int, observation: Observation) -> int:
         """Return the machines for the pods that this tick wants."""

@@ -74,7 +74,7 @@ class Mark(Limited):
         """Profile each machine type and train the predictor on the history."""
         self.scenario = scenario
         self.planner = Planner(scenario, history, self.interval_s, models=self.models, pool=self.pool)
-        markets = ("on_demand", "spot") if self.spot else ("on_demand",)
+        markets = {self.planner.resources.market, *(("spot",) if self.spot else ())}
         pools = [p for p, x in enumerate(scenario.pools) if x.market in markets and self.pool in (None, x.name)]
         selector, homes = self.planner.models, self.planner.resources.pool_of
         self._types: dict[tuple[int, ...], list[int]] = {}

@@ -32,7 +32,6 @@ class RayServe(FleetPolicy):
         down_delay_s: seconds of agreement before they are removed.
         up_factor: share of the missing replicas that is added.
         down_factor: share of those too many that is removed.
-        minimum: least replicas.
     """
 
     name: ClassVar[str] = "ray_serve"
@@ -47,7 +46,7 @@ class RayServe(FleetPolicy):
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("ongoing", (4.0, 3.0, 2.0, 1.4, 1.0, 0.7, 0.5))
     limits: ClassVar = {
         "above 0": "ongoing look_back_s up_factor down_factor",
-        "0 or more, or inf": "up_delay_s down_delay_s minimum",
+        "0 or more, or inf": "up_delay_s down_delay_s",
     }
     interval_s: float = 10.0
     ceiling: float = 2.5
@@ -57,7 +56,6 @@ class RayServe(FleetPolicy):
     down_delay_s: float = 600.0
     up_factor: float = 1.0
     down_factor: float = 1.0
-    minimum: int = 1
 
     def start(self, pool: int) -> None:
         """Begin with the replicas for the history's load, where there is one."""

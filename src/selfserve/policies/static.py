@@ -45,8 +45,7 @@ class Static(Limited):
         interval_s = self.interval_s = self._own_interval_s or scenario.interval_s
         planner = Planner(scenario, history, interval_s, pool=self.pool)
         if self.machines is not None:
-            home = max(range(len(scenario.pools)), key=planner.resources.pool_of.count)
-            fleet = [self.machines if p == home else 0 for p in range(len(scenario.pools))]
+            fleet = planner.resources.spread(self.machines)
         else:
             wanted = "give machines=N or peak_rate=REQUESTS_PER_S"
             known = self.peak_rate is not None or len(history) > 0

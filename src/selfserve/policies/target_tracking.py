@@ -31,7 +31,6 @@ class TargetTracking(FleetPolicy):
         out_readings: readings in a row above the target that scale out.
         in_readings: readings in a row below ``in_below`` of it that scale in.
         in_below: share of the target that counts as below.
-        minimum: least machines.
     """
 
     name: ClassVar[str] = "target_tracking"
@@ -42,12 +41,15 @@ class TargetTracking(FleetPolicy):
         "in_below": Range(0.6, 1.0),
     }
     knob: ClassVar[tuple[str, tuple[float, ...]]] = ("target", (0.95, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3))
-    limits: ClassVar = {"in (0, 1]": "target in_below", "1 or more": "out_readings in_readings", "0 or more": "minimum"}
+    limits: ClassVar = {"in (0, 1]": "target in_below", "1 or more": "out_readings in_readings"}
     target: float = 0.5
     out_readings: int = 3
     in_readings: int = 15
     in_below: float = 0.9
-    minimum: int = 1
+
+    def least(self, pool: int) -> int:
+        """Return the least machines."""
+        return self.minimum
 
     def start(self, pool: int) -> None:
         """Begin with the machines for the history's load, where there is one."""

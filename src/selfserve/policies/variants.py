@@ -32,9 +32,9 @@ class Variant:
     usd: float
 
 
-def vm_pools(planner: Planner, pool: str | None, market: str = "on_demand") -> list[int]:
-    """Return the VM pools of a market, or the named one alone (the planner has refused a name that does not exist)."""
-    specs = list(enumerate(planner.scenario.pools))
+def vm_pools(planner: Planner, pool: str | None, market: str | None = None) -> list[int]:
+    """Return the VM pools of a market (default: the planner's), or the named one, which the planner has accepted."""
+    specs, market = list(enumerate(planner.scenario.pools)), market or planner.resources.market
     return [p for p, spec in specs if (spec.market == market if pool is None else spec.name == pool)]
 
 

@@ -200,11 +200,12 @@ def timeline(trace: str, window: Window, schemes: Sequence[str], seed: int = 0) 
 def over_time(log: pd.DataFrame, scenario: Scenario) -> pd.DataFrame:
     """Return load and capacity of one decision log, a row per 10 s.
 
-    Columns: ``minute``, ``load`` (machines that the arrivals would keep busy with one model an answer), ``ready`` and
-    ``busy`` (machines), ``function_pct`` (share of the answers that functions gave), ``waiting`` (requests).
+    Columns: ``minute``, ``load`` (machines that the arrivals would keep busy with one model an answer; containers where
+    there are only functions), ``ready`` and ``busy`` (machines), ``function_pct`` (share of the answers that functions
+    gave), ``waiting`` (requests).
     """
-    market = "on_demand" if any(pool.market == "on_demand" for pool in scenario.pools) else "spot"
-    resources = ResourceSelector(scenario, ModelSelector(scenario), market)
+    alone = "function" if all(pool.is_function for pool in scenario.pools) else None
+    resources = ResourceSelector(scenario, ModelSelector(scenario), alone)
     slots = {pool.name: pool.slots for pool in scenario.pools if not pool.is_function}
     arrivals = log[[f"arrivals.{c.name}" for c in scenario.classes]].to_numpy() / log[["interval_s"]].to_numpy()
     rows = pd.DataFrame({"minute": (log["time_s"] // 10) / 6})
