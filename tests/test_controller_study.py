@@ -200,7 +200,7 @@ def test_who_replays_the_past_has_batches_of_his_own(method, monkeypatch):
 def test_a_net_of_machine_counts_sets_them_after_the_warm_up(tmp_path):
     seen, said = RAW_SIZES
     layers = [(np.zeros((said, seen), np.float32), np.full(said, np.arctanh(2 * 1.5 / RAW_MOST - 1), np.float32))]
-    file = training_study.keep(layers, tmp_path / "net.safetensors", 1, 0, True)
+    file = training_study.keep((layers, training.card(1, 0, True, ppo=True)), tmp_path / "net.safetensors")
     ordered = []
 
     def watched(flock):
@@ -252,7 +252,7 @@ def test_shipped_nets_have_cards_and_stay_small():
 
 def test_a_net_of_a_notebook_is_kept_and_played(tmp_path):
     layers = training.net_of(np.full(len(training.MOVED) * (len(training.WATCHED) + 1), 0.01))
-    name = training_study.keep(layers, tmp_path / "mine.safetensors", 8, 0, twins=True)
+    name = training_study.keep((layers, training.card(8, 0, True, ppo=True)), tmp_path / "mine.safetensors")
     got = study.rollouts([name], [3], [0], "validate", 2, twins=True)
     assert got["method"].tolist() == [name]
     assert np.abs(forward(layers, np.ones((1, layers[0][0].shape[1])))).max() > 0

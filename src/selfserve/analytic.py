@@ -89,9 +89,9 @@ class Pilot:
         self._believed = np.stack([_believed(c.scenario, flock.pools, most) for c in flock.cases])
         self._before = np.stack([_before(c, self._believed.shape[-1]) for c in flock.cases])
         weight = flock.of_role / np.maximum(1, flock.of_role.sum(axis=2, keepdims=True))
-        self._pays, on_spot = (weight * flock.pays[:, None]).sum(axis=2).T
+        self.pays, on_spot = (weight * flock.pays[:, None]).sum(axis=2).T  # at home; see ``Steering.pays``
         # of a machine where the load is served, over that of its work on functions
-        self._price = ndtr(-np.where(flock.has_spot > 0, on_spot, self._pays))
+        self._price = ndtr(-np.where(flock.has_spot > 0, on_spot, self.pays))
         used = flock.share[:, :, 0] > 0
         room = WAITS * flock.slo_s[:, :, None] / np.maximum(flock.target_s, 1e-9)
         self._room = np.where(used & np.isfinite(flock.target_s), room, np.inf).min(axis=(1, 2))
@@ -179,7 +179,7 @@ class Pilot:
         hold = c["hold"] * price ** c["hold_by_price"] * boot ** c["hold_by_boot"]
         found = {
             "headroom": factor * strain * np.maximum(0.7, c["headroom"] - part / np.maximum(1.0, flock.slow())),
-            "safety": factor * (c["quantile"] * self._pays + c["safety"]) - self._pays,
+            "safety": factor * (c["quantile"] * self.pays + c["safety"]) - self.pays,
             "fast": np.clip(np.exp(fast), WINDOWS[0], WINDOWS[-1]), "slow": c["slow"], "weight": c["weight"],
             "hold": np.clip(hold, 0.0, LONGEST_HOLD), "drain": c["drain"] / factor,
             "leave_margin": self._leave(factor * (c["leave"] + c["leave_by_spread"] * spread)),

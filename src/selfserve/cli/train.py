@@ -10,7 +10,9 @@ from selfserve.cli import common
 from selfserve.cli.common import option
 from selfserve.errors import InputError
 
-NETS, CONSTANTS = ("net", "ppo"), ("analytic", "tuned", "tuned_fixed")
+NETS, CONSTANTS = ("net", "gradient", "ppo"), ("analytic", "tuned", "tuned_fixed")
+STEPS = {"gradient": (300, "steps"), "ppo": (60_000, "decisions")}
+"""Default and name of ``--steps``; elsewhere 20 generations."""
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
@@ -19,9 +21,9 @@ def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
         commands, "train", train, "train the controller's net, or tune constants, over training situations",
         "train --steps 20 --seed 0 --out mine.safetensors",
         option("--what", "NAME", f"{', '.join((*NETS, *CONSTANTS))}; default net", "net"),
-        option("--steps", "N", "generations of the search (ppo: decisions), default 20 (60000)", None, type=int),
+        option("--steps", "N", "generations, default 20 (gradient: steps, 300; ppo: decisions, 60000)", None, type=int),
         option("--seed", "N", "default 0", 0, type=common.seed),
-        option("--situations", "N", "training situations, default 60", 60, type=int),
+        option("--situations", "N", "training situations, default 60 (gradient: 240)", None, type=int),
         option("--keep", "DIR", "ppo: tensorboard logs and checkpoints"),
         option("--resume", "FILE.zip", "ppo: a checkpoint to go on from"),
         option("--no-validation", None, "do not play validation situations for the net's card afterwards"),
@@ -35,8 +37,9 @@ def train(args: argparse.Namespace) -> None:
         raise InputError(f"--what {args.what}: right is one of {', '.join((*NETS, *CONSTANTS))}")
     out = common.output_file(args.out, "--out", ".safetensors" if args.what in NETS else ".toml")
     assert out is not None  # required
-    steps = args.steps if args.steps is not None else 60_000 if args.what == "ppo" else 20
-    situations = args.situations
+    usual, unit = STEPS.get(args.what, (20, "generations"))
+    steps = usual if args.steps is None else args.steps
+    situations = (240 if args.what == "gradient" else 60) if args.situations is None else args.situations
     for name in ("keep", "resume"):
         if getattr(args, name) and args.what != "ppo":
             raise InputError(f"--{name} {getattr(args, name)}: is for --what ppo; {args.what} keeps no checkpoints")
@@ -57,7 +60,7 @@ def train(args: argparse.Namespace) -> None:
         found = training.tune_constants(args.what, steps, args.seed, situations)
         with common.replacing(out) as part:
             part.write_text("".join([f"[{args.what}]\n", *(f"{k} = {v:g}\n" for k, v in found.items())]), "utf-8")
-    print(f"{args.out}: {args.what}, {steps} {'decisions' if args.what == 'ppo' else 'generations'}, seed {args.seed}")
+    print(f"{args.out}: {args.what}, {steps} {unit}, seed {args.seed}")
 
 
 def _net(args: argparse.Namespace, steps: int, situations: int) -> tuple[Any, dict[str, Any]]:
@@ -67,6 +70,10 @@ def _net(args: argparse.Namespace, steps: int, situations: int) -> tuple[Any, di
 
     if args.what == "net":
         return training.train(steps, args.seed, situations)
+    if args.what == "gradient":
+        from selfserve.gradient import train_gradient
+
+        return train_gradient(steps, args.seed, situations)
     from selfserve.ppo import train_ppo
 
     resume = Path(args.resume) if args.resume else None

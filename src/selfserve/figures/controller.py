@@ -37,13 +37,18 @@ def multipliers(table: pd.DataFrame) -> Figure:
     return finish(fig, ax, ncols=2)
 
 
-def curves(nets: pd.DataFrame, ppo: pd.DataFrame) -> Figure:
-    """Draw what the searches saw: the objective of the evolution strategy, reward and violations of PPO."""
-    fig, (left, mid, right) = plt.subplots(1, 3, figsize=(WIDTH_IN, 2.5))
+def curves(nets: pd.DataFrame, gradient: pd.DataFrame, ppo: pd.DataFrame) -> Figure:
+    """Draw what the searches saw: objective of the evolution strategy, cost on the record, PPO's reward and violations.
+
+    A step of the gradient is drawn as the mean of the last twenty, which saw other worlds.
+    """
+    fig, ((left, down), (mid, right)) = plt.subplots(2, 2, figsize=(WIDTH_IN, 4.6))
     for i, (seed, own) in enumerate(nets.groupby("seed")):
         left.plot(own["generation"], own["objective"], label=f"seed {seed:g}", **series(i))
-    left.set(xlabel="generation", ylabel="objective (mean of candidates)", title="evolution strategy")
+    left.set(xlabel="generation", ylabel="mean objective", title="evolution strategy")
     left.legend(fontsize="small")
+    down.plot(gradient["step"], 100 * gradient["change"].rolling(20, min_periods=1).mean(), markevery=0.1, **series(0))
+    down.set(xlabel="step", ylabel="change of cost (%)", title="gradient, on the record")
     mid.plot(ppo["decisions"] / 1000, ppo["reward"], **series(0))
     mid.set(xlabel="thousand decisions", ylabel="mean reward", title="PPO, corrections")
     right.plot(ppo["decisions"] / 1000, ppo["late_pct"], **series(3))

@@ -19,6 +19,9 @@ from selfserve.controller import Layers, load, save
 from selfserve.features import ACTIONS, OBSERVATIONS
 from selfserve.studies.controller import by_kind, nets, rollouts
 
+Net = tuple[Layers, dict[str, Any]]
+"""A net and its card."""
+
 
 def constants_table() -> pd.DataFrame:
     """Return the formulas' multipliers: start, bounds, tuned value."""
@@ -47,9 +50,7 @@ def learning_curves(generations: int, seeds: Sequence[int], situations: int, qui
     return pd.DataFrame(rows)
 
 
-def ppo_curve(
-    decisions: int, seed: int, situations: int, twins: bool, raw: bool = False
-) -> tuple[pd.DataFrame, Layers]:
+def ppo_curve(decisions: int, seed: int, situations: int, twins: bool, raw: bool = False) -> tuple[pd.DataFrame, Net]:
     """Train by PPO, briefly; return each rollout's reward, late requests and their price, and the net.
 
     A ``raw`` net sets machines itself.
@@ -58,13 +59,26 @@ def ppo_curve(
 
     rows: list[dict[str, float]] = []
     layers = train_ppo(decisions, seed, situations, progress=rows.append, twins=twins, raw=raw)
-    return pd.DataFrame(rows), layers
+    return pd.DataFrame(rows), (layers, training.card(situations, seed, twins, ppo=True, method="PPO"))
 
 
-def keep(layers: Layers, file: Path, situations: int, seed: int, twins: bool) -> str:
-    """Write a net of :func:`ppo_curve` with its card; return its file's name, a method of ``controller.rollouts``."""
+def gradient_curve(steps: int, seed: int, situations: int, quick: bool) -> tuple[pd.DataFrame, Net]:
+    """Train by gradient; return each step's log of cost over that of the formulas, on the record, and the net.
+
+    ``quick`` is on twins of three machines.
+    """
+    from selfserve.gradient import train_gradient
+
+    rows: list[dict[str, float]] = []
+    machines = 3.0 if quick else training.MOST_MACHINES
+    net = train_gradient(steps, seed, situations, rows.append, quick, machines)
+    return pd.DataFrame(rows), net
+
+
+def keep(net: Net, file: Path) -> str:
+    """Write a net with its card; return its file's name, a method of ``controller.rollouts``."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save(file, layers, training.card(situations, seed, twins, ppo=True, method="PPO"))
+    save(file, *net)
     return str(file)
 
 
