@@ -17,7 +17,7 @@ FLOORS = [
     {"traces", "twins", "workload", "correctness", "selector", "planner", "forecast", "warming", "steering"},
     {"simulator", "bound", "features", "live", "situations"},
     {"analytic", "controller", "environment", "vector"},
-    {"policies", "training", "ppo"},
+    {"policies", "training", "gradient", "ppo"},
     {"evaluation"},
     {"advice"},
     {"studies"},
