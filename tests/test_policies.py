@@ -66,11 +66,12 @@ def test_a_given_fleet_is_spread_over_the_pools_that_serve():
     strict = make_pool("strict", services=(0.02, 0.05, None, None))
     relaxed = make_pool("relaxed", services=(None, None, 0.6, None))
     scenario = make_scenario((strict, relaxed, make_pool("fn", "function")), (STRICT, RELAXED))
-    for name in ("static", "clipper"):
-        policy = make_policy(name, machines=10)
-        policy.reset(scenario, np.zeros(0))
-        # 0.5 requests of 0.05 s beside 0.2 of 0.6 s
-        assert policy.decide(observe(scenario, 0.0)).machines == (2, 8, 0)
+    for name in ("static", "clipper", "proteus"):
+        for machines, fleet in ((10, (2, 8, 0)), (2, (1, 1, 0)), (1, (0, 1, 0)), (0, (0, 0, 0))):
+            policy = make_policy(name, machines=machines, **told(name, 1.0))
+            policy.reset(scenario, np.zeros(0))
+            # 0.5 requests of 0.05 s beside 0.2 of 0.6 s
+            assert policy.decide(observe(scenario, 0.0)).machines == fleet, name
 
 
 def test_waiting_requests_are_demand_but_not_to_spock():

@@ -11,6 +11,7 @@ from planner_cases import MODELS, RELAXED, STRICT, machines_over_time, make_pool
 
 from selfserve.analytic import constants
 from selfserve.correctness import combined, stages
+from selfserve.errors import InputError
 from selfserve.policies import make_policy, parameter_names
 from selfserve.policies.base import Choice, Range
 from selfserve.policies.batch import batch_sizes
@@ -251,6 +252,16 @@ def test_a_stated_minimum_is_kept_whatever_the_ceiling(name, machines):
     """Eight of what the system counts: two pods or replicas fit on a machine."""
     policy = make_policy(name, minimum=8, ceiling=1.0)
     assert machines_over_time(policy, ONE_CLASS, [10.0] * 20, policy.interval_s)[-1] == machines
+
+
+def test_functions_alone_are_the_quickest_where_none_is_in_time():
+    slow = make_pool("slow", "function", services=(None, None, 0.9, None), usd=0.1)
+    quick = make_pool("quick", "function", services=(None, None, 0.6, None), usd=0.9)
+    scenario = make_scenario((slow, quick), [ONE, dataclasses.replace(RELAXED, share=1.0)])
+    strict, relaxed = started("tuned", scenario, np.zeros(0)).decide(observe(scenario, 0.0)).routes
+    assert (strict[0].steps[0].pool, relaxed[0].steps[0].pool) == (1, 0), "dollars count among those in time"
+    with pytest.raises(InputError, match="pool=slow: scenario test has functions alone"):
+        started("tuned", scenario, np.zeros(0), pool="slow")
 
 
 def test_mark_rents_spot_machines_only_where_it_is_told_to():

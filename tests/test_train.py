@@ -107,7 +107,7 @@ def test_a_record_prices_machines_that_are_late_and_functions_for_the_rest(known
     steps = record.load.shape[0]
     flat = replace(
         record, load=torch.ones(steps, 2, dtype=torch.float64), scored=torch.ones(steps, 2, dtype=torch.float64),
-        boot=torch.tensor([5.0, 5.0]), price=torch.tensor([3.0, 3.0], dtype=torch.float64),
+        boot=torch.tensor([5.0, 5.0]), pending=torch.zeros(2), price=torch.tensor([3.0, 3.0], dtype=torch.float64),
     )  # fmt: skip
     planned = torch.ones(steps, 2, dtype=torch.float64)
     planned[:, 1] = 0
@@ -131,3 +131,15 @@ def test_a_net_follows_the_gradient_to_a_cheaper_record(tmp_path):
     said = controller.forward(loaded, np.ones((1, len(OBSERVATIONS)), np.float32))[0]
     assert {name for name, x in zip(ACTIONS, said, strict=True) if x} == set(gradient.MOVED)
     assert card["moved"] == list(gradient.MOVED)
+
+
+def test_worlds_that_a_record_says_nothing_of_are_left_out():
+    """Lost spot machines, no load, holds beyond what it looks back: 0 of 0 would make every weight NaN."""
+    played = training.episodes("train", range(12), most_machines=3, twins=True)
+    spot = [e for e in played if e.case.has_spot]
+    calm = next(e for e in played if not e.case.has_spot)
+    silent = replace(calm, workload=replace(calm.workload, counts=calm.workload.counts * 0))
+    found = gradient.record([*spot, calm, silent])
+    assert len(found.boot) == 1 and found.load.sum() > 0
+    with pytest.raises(InputError, match="all situations have spot machines"):
+        gradient.record(spot)

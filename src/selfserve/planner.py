@@ -153,23 +153,30 @@ class FunctionConfigurator:
         return spec.usd_per_busy_hour * spec.service_s(model, batch) / 3600 + spec.usd_per_request
 
 
-def functions_alone(scenario: Scenario, models: ModelChoice = "cheapest", cascades: bool = True) -> Decision | None:
+def functions_alone(
+    scenario: Scenario, models: ModelChoice = "cheapest", cascades: bool = True, pool: str | None = None
+) -> Decision | None:
     """Return the one decision that there is where all pools are functions: the cheapest way of each class, warm.
 
-    None where there are machines, and so something to plan.
+    None where there are machines, and so something to plan. A class that none serves has the quickest.
+
+    Raises:
+        InputError: a VM ``pool`` is asked for where there is none.
     """
-    if not all(pool.is_function for pool in scenario.pools):
+    if not all(spec.is_function for spec in scenario.pools):
         return None
+    require(pool is None, f"policy: pool={pool}: scenario {scenario.name} has functions alone")
     selector, routes = ModelSelector(scenario, models), []
     functions = FunctionConfigurator(scenario, selector)
     for k in range(len(scenario.classes)):
-        able = [p for p in functions.pools if selector.serves(k, p)] or functions.pools
-        options: list[tuple[int, Ways]] = [(p, selector.mix(k, p)) for p in able]
+        able = [p for p in functions.pools if selector.serves(k, p)]
+        options: list[tuple[int, Ways]] = [(p, selector.mix(k, p)) for p in able or functions.pools]
         for p in able if cascades else ():
             if found := selector.cascade(k, p, 1, 1.0, scenario.pools[p].models):
                 options.append((p, ((found, 1.0),)))
-        pool, ways = min(options, key=lambda option: a_request(option[1], partial(functions.cost_usd, option[0])))
-        routes.append(tuple(Route(_called(pool, way), share) for way, share in ways))
+        least = functions.cost_usd if able else selector.latency_s
+        place, ways = min(options, key=lambda option: a_request(option[1], partial(least, option[0])))
+        routes.append(tuple(Route(_called(place, way), share) for way, share in ways))
     return Decision((0,) * len(scenario.pools), tuple(routes), reason="functions alone")
 
 
@@ -274,10 +281,14 @@ class ResourceSelector:
         return (self._machines_per_rate * queued).sum(axis=1)
 
     def spread(self, machines: int) -> list[int]:
-        """Return so many machines in all, spread over the pools in use as the classes' stated shares load them."""
+        """Return so many machines in all, spread over the pools in use as the classes' stated shares load them.
+
+        Each has one at least, where there are as many.
+        """
         load = self.load(np.array([c.share for c in self.scenario.classes]))
-        ends = np.rint(machines * np.cumsum(load) / load.sum()).astype(int)
-        return [int(n) for n in np.diff(ends, prepend=0)]
+        each = (load > 0) * int(machines >= np.count_nonzero(load))
+        ends = np.rint((machines - each.sum()) * np.cumsum(load) / load.sum()).astype(int)
+        return [int(n) for n in each + np.diff(ends, prepend=0)]
 
     def machines(self, load: np.ndarray) -> list[int]:
         """Return the least whole machines per pool that carry a load (of :meth:`load`, shape [P]), length P."""

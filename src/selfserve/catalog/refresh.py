@@ -67,7 +67,7 @@ def instance_facts(ec2: Any, wanted: Sequence[str]) -> dict[str, dict[str, Any]]
     facts = {}
     for page in ec2.get_paginator("describe_instance_types").paginate(InstanceTypes=list(wanted)):
         for one in page["InstanceTypes"]:
-            devices = one.get("GpuInfo", {}).get("Gpus") or one.get("NeuronInfo", {}).get("NeuronDevices") or []
+            devices = one.get("GpuInfo", {}).get("Gpus") or one.get("NeuronInfo", {}).get("NeuronDevices")
             facts[one["InstanceType"]] = {
                 "vcpu": one["VCpuInfo"]["DefaultVCpus"],
                 "memory_gib": one["MemoryInfo"]["SizeInMiB"] / 1024,

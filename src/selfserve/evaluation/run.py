@@ -38,7 +38,7 @@ Window = tuple[str, int, int]
 """Trace, first second and length in seconds."""
 Row = dict[str, Any]
 
-_NOT_COMPUTED_WITH = {"cli", "figures", "studies", "live", "runner.py", "profiling.py", "advice.py", "ppo.py", "gradient.py"}
+_NOT_COMPUTED_WITH = set("cli figures studies live runner.py profiling.py advice.py ppo.py gradient.py".split())
 _LIBRARIES = ("numpy", "scipy", "highspy", "numba", "torch", "statsmodels", "cmaes")
 _RAY_CHUNK = 4
 """Runs per processor that a Ray cluster is given before their results are written down."""

@@ -40,14 +40,15 @@ def multipliers(table: pd.DataFrame) -> Figure:
 def curves(nets: pd.DataFrame, gradient: pd.DataFrame, ppo: pd.DataFrame) -> Figure:
     """Draw what the searches saw: objective of the evolution strategy, cost on the record, PPO's reward and violations.
 
-    A step of the gradient is drawn as the mean of the last twenty, which saw other worlds.
+    A step of the gradient is drawn as the mean of the last twenty, each of which saw a part of the worlds.
     """
     fig, ((left, down), (mid, right)) = plt.subplots(2, 2, figsize=(WIDTH_IN, 4.6))
     for i, (seed, own) in enumerate(nets.groupby("seed")):
         left.plot(own["generation"], own["objective"], label=f"seed {seed:g}", **series(i))
     left.set(xlabel="generation", ylabel="mean objective", title="evolution strategy")
     left.legend(fontsize="small")
-    down.plot(gradient["step"], 100 * gradient["change"].rolling(20, min_periods=1).mean(), markevery=0.1, **series(0))
+    change = 100 * np.expm1(gradient["change"].rolling(20, min_periods=1).mean())
+    down.plot(gradient["step"], change, markevery=0.1, **series(0))
     down.set(xlabel="step", ylabel="change of cost (%)", title="gradient, on the record")
     mid.plot(ppo["decisions"] / 1000, ppo["reward"], **series(0))
     mid.set(xlabel="thousand decisions", ylabel="mean reward", title="PPO, corrections")

@@ -93,7 +93,7 @@ class PlannerPolicy(Limited):
         drain_s: seconds in which to work off what waits (default: the time that a new machine takes to come up, so that
             waiting requests count as demand; ``inf``: they launch nothing).
         models: how the model of a class is chosen: cheapest that meets its demands, most_accurate, or naive.
-        pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        pool: VM pool to use (default: the cheapest that serves the classes).
         interval_s: seconds between decisions (default: the scenario's).
     """
 

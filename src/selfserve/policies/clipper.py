@@ -40,7 +40,7 @@ class Clipper(Limited):
         machines: size of the static fleet, overriding the rule.
         peak_rate: requests/s over the busiest minute of the trace to be served (hindsight, as for ``static``).
         models: how the models of a class are chosen.
-        pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        pool: VM pool to use (default: the cheapest that serves the classes).
     """
 
     name: ClassVar[str] = "clipper"

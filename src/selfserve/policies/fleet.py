@@ -24,9 +24,9 @@ class FleetPolicy(Limited):
 
     Args:
         models: how the models of a class are chosen.
-        pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        pool: VM pool to use (default: the cheapest that serves the classes).
         ceiling: most machines, over those that the busiest minute so far kept busy (what an operator sets as maximum).
-        minimum: least of what the system counts (machines, pods, replicas), whatever the ceiling.
+        minimum: least of what the system counts (machines, pods, replicas) in each such pool, before the ceiling.
     """
 
     name: ClassVar[str]

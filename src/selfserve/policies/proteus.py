@@ -85,7 +85,7 @@ class Proteus(PlannerPolicy):
             self._peak = max(self._peak, float(monitor.rate(60).sum()))
         fleet = planner.resources.machines(planner.resources.load(self.headroom * self._peak * self._shares))
         if self.machines is not None:
-            fleet = [self.machines if p == self._home[0] else 0 for p in range(len(fleet))]
+            fleet = planner.resources.spread(self.machines)
         ready = np.where(observation.ready > 0, np.minimum(observation.ready, fleet), fleet)
         shares, accuracy = self._plan(self._demand, ready * self.load_limit - self._behind(observation))
         routes = tuple(

@@ -26,7 +26,7 @@ class Static(Limited):
         headroom: machines over what the peak minute needs.
         machines: size of the fleet, overriding the rule.
         peak_rate: requests/s over the busiest minute of the trace to be served.
-        pool: VM pool to use (default: the cheapest on-demand pool that serves the classes).
+        pool: VM pool to use (default: the cheapest that serves the classes).
         interval_s: seconds between (equal) decisions (default: the scenario's).
     """
 

@@ -99,7 +99,7 @@ class Tuned:
     def reset(self, scenario: Scenario, history: np.ndarray) -> None:
         """Start a run."""
         self.interval_s = self._own_interval_s or scenario.interval_s
-        self._only = functions_alone(scenario, self.models, self.cascades)
+        self._only = functions_alone(scenario, self.models, self.cascades, self.pool)
         if self._only:
             return
         self.state = Steering(
