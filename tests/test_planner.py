@@ -206,8 +206,12 @@ def test_pools_that_are_not_there_are_named():
     with pytest.raises(InputError, match=r"pool=gpu.*VM pools vm"):
         ResourceSelector(scenario, ModelSelector(scenario), pool="gpu")
     spot = make_scenario(pools=[make_pool("cheap", "spot"), make_pool("fn", "function")])
+    assert set(ResourceSelector(spot, ModelSelector(spot)).pool_of) == {0}, "spot machines where there are no others"
     with pytest.raises(InputError, match=r"test has no on_demand VM pool \(pools: cheap, fn\)"):
-        ResourceSelector(spot, ModelSelector(spot))
+        ResourceSelector(spot, ModelSelector(spot), "on_demand")
+    alone = make_scenario(pools=[make_pool("fn", "function")])
+    with pytest.raises(InputError, match=r"test has no on_demand VM pool \(pools: fn\)"):
+        ResourceSelector(alone, ModelSelector(alone))
 
 
 # --- function configurator
