@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import ceil, inf
 from typing import Literal
@@ -22,7 +23,7 @@ import numpy as np
 from selfserve.errors import require
 from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
-from selfserve.selector import Cascade, Mix, ModelChoice, ModelSelector, Way, Ways, a_request
+from selfserve.selector import Cascade, Mix, ModelChoice, ModelSelector, Way, Ways, a_request, stages_of
 
 Overflow = Literal["never", "idle", "fits", "last_moment"]
 
@@ -176,14 +177,17 @@ def functions_alone(
                 options.append((p, ((found, 1.0),)))
         least = functions.cost_usd if able else selector.latency_s
         place, ways = min(options, key=lambda option: a_request(option[1], partial(least, option[0])))
-        routes.append(tuple(Route(_called(place, way), share) for way, share in ways))
+        asked = [(way, [(place, m) for m, _ in stages_of(way)], share) for way, share in ways]
+        routes.append(tuple(Route(straight(way, targets), share) for way, targets, share in asked))
     return Decision((0,) * len(scenario.pools), tuple(routes), reason="functions alone")
 
 
-def _called(pool: int, way: Way) -> tuple[Step, ...]:
-    if not isinstance(way, Cascade):
-        return (Step(pool, way),)
-    return Step(pool, way.cheap, then=Then.IF_UNSURE, unsure_share=way.unsure_share), Step(pool, way.better)
+def straight(way: Way, targets: Sequence[tuple[int, int]]) -> tuple[Step, ...]:
+    """Return the steps of a request that goes straight to functions: a (pool, model) for each model of its way."""
+    steps = [Step(*target) for target in targets]
+    if isinstance(way, Cascade):
+        steps[0] = replace(steps[0], then=Then.IF_UNSURE, unsure_share=way.unsure_share)
+    return tuple(steps)
 
 
 class ResourceSelector:

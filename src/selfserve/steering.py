@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from selfserve.correctness import stages
-from selfserve.planner import FunctionConfigurator, LoadMonitor, ResourceSelector
+from selfserve.planner import FunctionConfigurator, LoadMonitor, ResourceSelector, straight
 from selfserve.protocol import Admit, Decision, Observation, Route, Step, Then
 from selfserve.scenario import Scenario
 from selfserve.selector import P99, Cascade, ModelChoice, ModelSelector, Way, Ways, a_request, stages_of
@@ -201,13 +201,11 @@ class Steering:
     def _call(self, k: int) -> tuple[Step, ...]:
         """Return the steps of a request of class ``k`` that goes straight to a function; none where none should."""
         way = max(self.mix(k, self.homes.pool_of[k], 0.0)[0], key=lambda part: part[1])[0]
-        targets = [self.function_of(k, way, model) for model, _ in stages_of(way)]
-        steps = [Step(*target) for target in targets if target is not None]
-        if self.scenario.function.init_s < WARMED_FROM_S or len(steps) < len(targets):
+        models = stages_of(way)
+        targets = [target for model, _ in models if (target := self.function_of(k, way, model)) is not None]
+        if self.scenario.function.init_s < WARMED_FROM_S or len(targets) < len(models):
             return ()
-        if isinstance(way, Cascade):
-            steps[0] = replace(steps[0], then=Then.IF_UNSURE, unsure_share=way.unsure_share)
-        return tuple(steps)
+        return straight(way, targets)
 
     def stage_s(self, k: int, pool: int, model: int) -> float:
         """Return p99 seconds of a cascade's second stage: a function's, or a full batch's where that is more."""

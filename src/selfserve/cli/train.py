@@ -11,8 +11,8 @@ from selfserve.cli.common import option
 from selfserve.errors import InputError
 
 NETS, CONSTANTS = ("net", "gradient", "ppo"), ("analytic", "tuned", "tuned_fixed")
-STEPS = {"gradient": (300, "steps"), "ppo": (60_000, "decisions")}
-"""Default and name of ``--steps``; elsewhere 20 generations."""
+USUAL = {"gradient": (300, "steps", 240), "ppo": (60_000, "decisions", 60)}
+"""Default and name of ``--steps``, and default of ``--situations``; elsewhere 20 generations and 60."""
 
 
 def add_commands(commands: argparse._SubParsersAction[Any]) -> None:
@@ -37,9 +37,9 @@ def train(args: argparse.Namespace) -> None:
         raise InputError(f"--what {args.what}: right is one of {', '.join((*NETS, *CONSTANTS))}")
     out = common.output_file(args.out, "--out", ".safetensors" if args.what in NETS else ".toml")
     assert out is not None  # required
-    usual, unit = STEPS.get(args.what, (20, "generations"))
-    steps = usual if args.steps is None else args.steps
-    situations = (240 if args.what == "gradient" else 60) if args.situations is None else args.situations
+    steps, unit, situations = USUAL.get(args.what, (20, "generations", 60))
+    steps = steps if args.steps is None else args.steps
+    situations = situations if args.situations is None else args.situations
     for name in ("keep", "resume"):
         if getattr(args, name) and args.what != "ppo":
             raise InputError(f"--{name} {getattr(args, name)}: is for --what ppo; {args.what} keeps no checkpoints")
